@@ -2,7 +2,7 @@
 
 HEADRACE_DEBUG=1                 assertions, bounds checks, no optimisation, copy counters
 HEADRACE_SANITIZE=address|undefined|thread (comma-separated)    a sanitizer build, implies debug
-HEADRACE_MODULES=wire,http1      build only these
+HEADRACE_MODULES=wire,http1      build only these; `none`: none at all
 """
 
 import os
@@ -18,7 +18,7 @@ SANITIZE = os.environ.get("HEADRACE_SANITIZE", "")
 DEBUG = bool(SANITIZE) or os.environ.get("HEADRACE_DEBUG", "") not in ("", "0")
 ONLY = set(filter(None, os.environ.get("HEADRACE_MODULES", "").split(",")))
 
-LIBRARIES = {"http2": ["nghttp2"], "io_loop": ["nghttp2"], "json_codec": ["simdjson"], "compression": ["z"]}
+LIBRARIES = {"http2": ["nghttp2"], "io_loop": ["nghttp2"], "json_codec": ["simdjson"], "json_encode": ["simdjson"], "compression": ["z"]}
 
 FLAGS = ["-std=c++17", "-fvisibility=hidden", "-fno-semantic-interposition", "-fstack-protector-strong", "-fstack-clash-protection",
          "-Wall", "-Wextra", "-Wformat-security", "-Werror=return-type", "-Werror=format-security",
@@ -46,13 +46,14 @@ Options.cimport_from_pyx = False
 def extension(path: pathlib.Path) -> Extension:
     name = ".".join(path.relative_to(SOURCES).with_suffix("").parts)
     return Extension(name, [str(path.relative_to(ROOT))], language="c++", include_dirs=["ext/serve/_core"],
+                     depends=sorted(str(header.relative_to(ROOT)) for header in SOURCES.rglob("*.h")),
                      libraries=LIBRARIES.get(path.stem, []), extra_compile_args=FLAGS, extra_link_args=LINK)
 
 
 setup(
     ext_modules=cythonize(
         [extension(p) for p in sorted(SOURCES.rglob("*.pyx")) if not ONLY or p.stem in ONLY],
-        include_path=[str(SOURCES)], compiler_directives=DIRECTIVES,
+        include_path=[str(SOURCES)], compiler_directives=DIRECTIVES, nthreads=0 if ONLY else len(os.sched_getaffinity(0)),
         build_dir="build/cython" + (f"-{SANITIZE}" if SANITIZE else "-debug" if DEBUG else ""),
     ),
 )

@@ -2,14 +2,12 @@
 from libc.stdint cimport int64_t, uint8_t
 
 from serve._core.failure cimport Failure
-from serve._core.memory cimport Arena, Buffer
-from serve._core.tensors cimport InferRequest, InferResponse
+from serve._core.json_encode cimport json_encode, json_encode_error
+from serve._core.memory cimport Arena
+from serve._core.tensors cimport InferRequest
 
 cdef enum:
     JSON_PADDING = 64               # readable bytes behind a body (simdjson)
 
 # json_length: bytes of JSON at the head of the body (Inference-Header-Content-Length), -1 when the header was not sent, 0 for a raw body.
 cdef int json_decode(const uint8_t* body, size_t length, int64_t json_length, Arena* arena, InferRequest* request, Failure* failure) noexcept nogil
-# Appends JSON and then the binary tensors; header_length gets the length of the JSON, or -1 when no tensor is binary.
-cdef int json_encode(const InferResponse* response, Buffer* out, int64_t* header_length, Failure* failure) noexcept nogil
-cdef int json_encode_error(const char* text, Buffer* out) noexcept nogil                                # {"error": "..."}

@@ -108,6 +108,13 @@ cdef inline void arena_free(Arena* arena) noexcept nogil:
     arena.total = 0
 
 
+cdef inline Buffer buffer_empty() noexcept nogil:
+    cdef Buffer buffer
+    buffer.data = NULL
+    buffer.length = buffer.capacity = 0
+    return buffer
+
+
 cdef inline int buffer_reserve(Buffer* buffer, size_t extra) noexcept nogil:
     """Room for `extra` more bytes. 0, or -1 when memory is out (the buffer stays as it was)."""
     cdef size_t capacity

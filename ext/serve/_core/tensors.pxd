@@ -94,6 +94,16 @@ cdef struct Binding:
     int64_t rows                    # rows of this request; 1 when the model is not batched
     uint64_t shape_key              # equal for requests that may share a batch
 
+cdef inline int shown(Slice text) noexcept nogil:
+    """Bytes of a client's text that a failure repeats (for "%.*s"): at most 100, cut between characters."""
+    cdef int length = 100
+    if text.length <= 100:
+        return <int>text.length
+    while length > 0 and (text.data[length] & 0xC0) == 0x80:
+        length -= 1
+    return length
+
+
 cdef int datatype_from_name(Slice name) noexcept nogil              # DT_INVALID when unknown
 cdef const char* datatype_name(int datatype) noexcept nogil         # OIP name
 cdef size_t datatype_size(int datatype) noexcept nogil              # bytes of an element; 0 for BYTES
@@ -103,4 +113,5 @@ cdef int onnx_from_datatype(int datatype) noexcept nogil
 cdef int element_count(const int64_t* shape, int rank, uint64_t* count) noexcept nogil      # 0; -1 negative dimension or over 2^63
 cdef int64_t count_bytes_elements(const uint8_t* data, size_t nbytes) noexcept nogil        # elements of framed BYTES; -1 when torn
 
-cdef int bind_request(const Signature* signature, InferRequest* request, const char* model, Arena* arena, Binding* binding, Failure* failure) noexcept nogil
+cdef int bind_request(const Signature* signature, InferRequest* request, const char* model, Arena* arena, Binding* binding,
+                      Failure* failure) noexcept nogil

@@ -1,0 +1,76 @@
+# One word each. `make serve` and `make test` set up whatever is missing first; everything else here is for people who change the code.
+# PYTHON=...  the interpreter that .venv is made with (3.11 to 3.13)        ARGS=...  further arguments of the command
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO ?= demo
+PEERS ?= mlserver litserve bentoml
+LOAD_SECONDS ?= 30
+SANITIZERS ?= address,undefined
+
+.PHONY: help setup serve test test-slow check sanitize bench bench-gpu load wheel image fresh protocol clean
+
+help:
+	@echo 'make serve | test | check | bench | bench-gpu | load | wheel | image | fresh | sanitize | clean; see README.md'
+
+setup:
+	@PYTHON=$(PYTHON) tools/setup.sh
+
+# Writes the demo repository once, then serves it.
+serve: setup
+	@[ -d $(DEMO) ] || { rm -rf $(DEMO).new && $(BIN)/headrace init $(DEMO).new --demo && mv $(DEMO).new $(DEMO); }
+	@exec $(BIN)/headrace serve $(DEMO) $(ARGS)
+
+test: setup
+	@PYTHON=$(PYTHON) tools/client_venvs.sh
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: setup
+	@PYTHON=$(PYTHON) tools/client_venvs.sh
+	$(BIN)/python -m pytest -m 'not gpu' $(ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/cython-lint ext
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/check_nogil.py
+	$(BIN)/python tools/generate_protocol.py --check
+
+# The native suite under ASan and UBSan; SANITIZERS=thread for TSan.
+sanitize: setup
+	tools/sanitize.sh $(SANITIZERS) $(ARGS)
+
+# Beside floor.c, and beside MLServer, LitServe and BentoML, each in a venv of its own. PEERS= leaves those three out.
+bench: setup
+	@tools/debian.sh bench
+	@$(if $(PEERS),PYTHON=$(PYTHON) loadtests/peers/setup.sh $(PEERS))
+	$(BIN)/python -m loadtests.bench $(ARGS)
+
+# The raw ceiling of ONNX Runtime on a GPU against what is served. Needs [gpu] in .venv instead of [cpu].
+bench-gpu: setup
+	@tools/debian.sh bench
+	$(BIN)/python -m loadtests.bench --device cuda:0 --cases compute images $(ARGS)
+
+load: setup
+	$(BIN)/python -m loadtests.run --seconds $(LOAD_SECONDS) $(ARGS)
+
+wheel: setup
+	@tools/debian.sh wheel
+	PYTHON=$(PYTHON) tools/wheel.sh
+
+image:
+	@tools/debian.sh image
+	tools/image.sh $(ARGS)
+
+fresh:
+	@tools/debian.sh fresh
+	tools/fresh.sh $(ARGS)
+
+protocol: setup
+	$(BIN)/python tools/generate_protocol.py
+
+clean:
+	rm -rf build dist reports *.egg-info $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find serve -name '*.so' -delete
+	rm -f .venv/headrace-build.stamp

@@ -1,0 +1,259 @@
+"""What an I/O thread holds: connections, calls on them, and the inference requests that leave it for an instance thread.
+
+A Call is one exchange on the wire: an HTTP/1.1 request or an HTTP/2 stream. It never leaves its I/O thread. A Request is one
+inference: it owns its bytes, so that an instance thread can work on it while its call, or the whole connection, goes away.
+"""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from libcpp.atomic cimport atomic
+
+from serve._core.failure cimport Failure
+from serve._core.http1 cimport ChunkDecoder
+from serve._core.memory cimport Arena, Buffer, Slice
+from serve._core.nghttp2 cimport nghttp2_session, nghttp2_session_callbacks
+from serve._core.tensors cimport Binding, InferRequest
+from serve._core.version cimport Version
+
+cdef enum CallKind:
+    CALL_UNROUTED = 0
+    CALL_LIVE = 1                   # liveness, answered by the I/O thread
+    CALL_INFER = 2                  # one inference
+    CALL_INFER_STREAM = 3           # ModelStreamInfer: each message is an inference
+    CALL_CONTROL = 4                # the control plane answers
+    CALL_REFUSED = 5                # already answered with an error; what still arrives is dropped
+
+cdef enum ConnectionProtocol:
+    PROTOCOL_UNKNOWN = 0
+    PROTOCOL_HTTP1 = 1
+    PROTOCOL_HTTP2 = 2
+
+cdef struct Limits:
+    # Set before the threads start; immutable.
+    size_t max_body                 # bytes of a message or body, also unpacked
+    size_t max_in_flight            # bytes of the worker
+    int max_connections             # of the worker
+    int max_streams                 # of a connection
+    uint64_t header_ns
+    uint64_t idle_ns
+    uint64_t deadline_cap_ns
+    size_t min_body_rate            # bytes a second
+    int not_ready_status
+
+cdef struct Field:
+    # A header, in the call's arena; names in lower case.
+    Slice name
+    Slice value
+    Field* next
+
+cdef struct Pins:
+    # Requests of one I/O thread that hold one snapshot; that thread alone writes. One cache line.
+    uint64_t taken
+    uint64_t dropped
+    uint8_t[48] padding
+
+cdef cppclass Mailbox:
+    # Finished requests, and frames of the control plane, on their way to one I/O thread. Any thread posts, Python included, so there
+    # is no lock that a descheduled poster could hold. Push one chain, take all: no ABA.
+    atomic[Request*] requests
+    atomic[Frame*] frames
+    atomic[int] sleeping            # the thread is, or is about to be, blocked in epoll_wait
+    int wake_fd
+
+cdef struct Request:
+    # Owned by its I/O thread; lent to a queue and an instance thread between submit and the mailbox.
+    Call* call                      # NULL once the call is gone. Only the I/O thread reads it
+    Request* call_next              # requests of the call, in order of arrival
+    Request* next                   # turn's list, mailbox, free list
+    Mailbox* mailbox
+    Version* version                # routed to; valid while pins is held
+    Pins* pins
+    # Guarded by the pool's lock.
+    void* bucket                    # batcher.Bucket; not NULL while queued
+    Request* queue_next
+    Request* queue_previous
+    # The inference.
+    Buffer body                     # what was received, with room for json_codec's padding
+    const uint8_t* message          # in body: the protobuf message, or the whole HTTP body
+    size_t message_length
+    Arena arena                     # decoded headers and converted tensors
+    InferRequest infer
+    Binding binding
+    Failure failure
+    int protocol                    # version.Protocol
+    bint stream                     # a message of ModelStreamInfer
+    int accept_encoding             # compression.Encoding the client takes for an HTTP body
+    uint64_t deadline_ns            # monotonic; 0: none
+    bint deadline_is_timeout        # the OIP `timeout` parameter: 503, not 504
+    bint deadline_listed
+    Request* deadline_next          # requests of the I/O thread with a deadline
+    Request* deadline_previous
+    bint lent
+    bint done
+    size_t held_bytes               # what it counts for in the in-flight budget
+    # Monotonic ns.
+    uint64_t t_received
+    uint64_t t_queued
+    uint64_t t_started
+    uint64_t t_gathered
+    uint64_t t_ran
+    uint64_t t_scattered
+    uint64_t t_encoded
+    # The answer.
+    Buffer reply                    # gRPC: one framed message; HTTP: the body
+    int64_t reply_json_length       # Inference-Header-Content-Length; -1: plain JSON
+    int reply_encoding
+
+cdef struct Call:
+    Connection* connection
+    Call* next                      # calls of the connection, in order of arrival
+    Call* previous
+    int32_t stream_id
+    int kind
+    bint is_grpc
+    Arena arena                     # header fields
+    Slice method
+    Slice path
+    Slice query
+    Field* fields                   # newest first, for the control plane
+    int n_fields
+    size_t field_bytes
+    int64_t json_length             # Inference-Header-Content-Length; -1: not sent; -2: unreadable
+    int64_t content_length
+    int content_encoding            # compression.Encoding; also grpc-encoding
+    int accept_encoding
+    uint64_t deadline_ns            # grpc-timeout, x-request-timeout-ms
+    Slice request_id                # x-request-id, or ours
+    bint keep_alive
+    uint64_t t_received
+    Buffer body
+    size_t body_used                # gRPC streams: bytes of body already taken as messages
+    bint half_closed                # the client has sent everything
+    Request* requests               # oldest first
+    Request** requests_tail
+    int n_requests
+    bint errors_end_stream          # triton_grpc_error: an error ends the stream with its status
+    Slice model                     # HTTP: from the path
+    Slice number                    # version or label
+    ControlCall* control
+    # The answer.
+    bint answered                   # headers are out (HTTP/2) or everything is ready (HTTP/1.1)
+    bint ended                      # nothing will be added
+    int status                      # HTTP status
+    int grpc_status
+    Slice message                   # grpc-message, arena
+    const char* content_type
+    int64_t reply_json_length
+    int reply_encoding
+    Field* reply_fields
+    Slice version_served
+    Buffer out                      # body, or framed gRPC messages
+    size_t out_sent
+    bint deferred                   # nghttp2 waits for more of out
+
+cdef struct ControlCall:
+    # A call in the hands of Python. Freed by the I/O thread when Python has released it.
+    Call* call                      # NULL once the call is gone. Only the I/O thread touches it
+    Mailbox* mailbox
+    int n_unread                    # frames that Python has not taken; I/O thread and Python under the queue's lock
+
+cdef enum FrameKind:
+    FRAME_OPEN = 0                  # down: method, path, query, fields; HTTP: with the whole body
+    FRAME_MESSAGE = 1               # both ways: one gRPC message
+    FRAME_HALF_CLOSE = 2            # down
+    FRAME_CANCEL = 3                # down: the client went away
+    FRAME_RESPONSE = 4              # up: HTTP status, fields, body
+    FRAME_END = 5                   # up: gRPC status and text
+    FRAME_RELEASE = 6               # up: Python is done with it
+
+cdef struct Frame:
+    # Owned by whoever holds it; its bytes are its own.
+    Frame* next
+    ControlCall* control
+    int kind
+    bint is_grpc
+    int status
+    uint64_t deadline_ns
+    Buffer head                     # down: "METHOD\0path\0query\0name\0value\0..."; up: "name\0value\0...", or the gRPC text
+    Buffer body
+
+cdef struct Connection:
+    # Owned by its I/O thread.
+    int fd
+    int protocol
+    bint open
+    bint dirty                      # on the turn's list of connections to flush
+    bint listening_out              # EPOLLOUT is armed
+    bint not_listening_in           # EPOLLIN is disarmed
+    bint reading_paused             # the peer is ahead of us
+    bint broken                     # close once everything is flushed, without lingering
+    bint closing                    # close once everything is flushed
+    bint lingering                  # our side is shut, the peer's rest is dropped
+    bint draining                   # told to close
+    void* owner                     # IoThread
+    Hooks* hooks
+    Connection* next
+    Connection* previous
+    Connection* dirty_next
+    Call* calls                     # oldest first
+    Call* last_call
+    int n_calls
+    uint64_t t_progress             # last byte received or call finished; for idle and linger
+    uint64_t t_head                 # HTTP/1.1: first byte of a head that is not complete; 0: none
+    uint64_t t_body                 # a body is being received since; 0: none
+    size_t body_received
+    size_t lingered
+    Buffer out
+    size_t out_sent
+    # HTTP/2
+    nghttp2_session* session
+    # HTTP/1.1
+    Buffer input                    # bytes not parsed yet
+    size_t seen                     # of them, searched for the end of a head
+    Call* receiving                 # the call whose body is being received
+    bint chunked
+    ChunkDecoder chunks
+    size_t body_left
+
+cdef struct Hooks:
+    # What the protocols tell their I/O thread. Filled by dispatch.
+    void (*on_headers)(void* owner, Call* call) noexcept nogil                  # header fields complete: route it
+    void (*on_data)(void* owner, Call* call) noexcept nogil                     # call.body grew (gRPC streams)
+    void (*on_end)(void* owner, Call* call) noexcept nogil                      # the client has sent everything
+    void (*on_gone)(void* owner, Call* call) noexcept nogil                     # about to be freed
+    Limits* limits
+    CallPool* pool
+    nghttp2_session_callbacks* callbacks
+    uint64_t now                    # monotonic ns of this turn
+    uint64_t wall_ms                # of this second, for labels
+    bint draining                   # answers ask the client to go
+    char[32] date                   # IMF-fixdate of this second
+    uint64_t[4] random              # ids' generator
+
+cdef struct CallPool:
+    # Free lists of one I/O thread; only it takes and gives.
+    Call* calls
+    int n_calls
+    Request* requests
+    int n_requests
+    size_t kept_bytes               # capacity that free requests and calls hold
+    uint64_t live_calls
+    uint64_t live_requests
+
+cdef Call* call_new(Connection* connection, uint64_t now) noexcept nogil            # appended to the connection; NULL: memory is out
+cdef void call_free(Call* call) noexcept nogil                                      # unlinks; runs hooks.on_gone
+cdef int call_add_field(Call* call, Slice name, Slice value) noexcept nogil         # copies and interprets; -1: refuse (431 or memory)
+cdef void call_refuse(Call* call, int kind, const char* text) noexcept nogil        # prepares an error answer of its protocol
+cdef void call_grpc_message(Call* call, const char* text) noexcept nogil            # grpc-message, percent-encoded
+cdef void call_answer_http(Call* call, int status, const char* content_type) noexcept nogil
+cdef Request* request_new(CallPool* pool) noexcept nogil
+cdef void request_free(CallPool* pool, Request* request) noexcept nogil
+cdef void pool_clear(CallPool* pool) noexcept nogil
+cdef void call_attach(Call* call, Request* request) noexcept nogil
+cdef Frame* frame_new(ControlCall* control, int kind) noexcept nogil
+cdef void frame_free(Frame* frame) noexcept nogil
+
+cdef int mailbox_init(Mailbox* mailbox) noexcept nogil
+cdef void mailbox_post(Mailbox* mailbox, Request* first, Request* last) noexcept nogil
+cdef void mailbox_post_frame(Mailbox* mailbox, Frame* frame) noexcept nogil
+cdef Request* mailbox_take(Mailbox* mailbox) noexcept nogil                         # oldest first
+cdef Frame* mailbox_take_frames(Mailbox* mailbox) noexcept nogil                    # oldest first

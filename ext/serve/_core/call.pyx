@@ -1,0 +1,389 @@
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memset
+
+from libcpp.atomic cimport memory_order_acquire, memory_order_relaxed, memory_order_seq_cst
+
+from serve._core.compression cimport encoding_accepted, encoding_from_name
+from serve._core.failure cimport GRPC_CODE, HTTP_STATUS
+from serve._core.json_codec cimport json_encode_error
+from serve._core.memory cimport (arena_alloc, arena_copy, arena_free, arena_reset, buffer_free, slice_is, slice_make, slice_of)
+from serve._core.posix cimport EFD_CLOEXEC, EFD_NONBLOCK, eventfd, wake
+
+cdef enum:
+    FREE_LIMIT = 4096               # free calls and requests kept by a thread
+    KEEP_BUFFER = 1 << 20           # largest buffer that stays with a free one
+    KEEP_TOTAL = 64 << 20           # bytes that all of a thread's free ones may hold
+
+
+# --- header fields ------------------------------------------------------------------------------------------------------
+
+cdef inline int64_t digits(Slice text) noexcept nogil:
+    """A decimal number of 1 to 18 digits; -2 when it is anything else."""
+    cdef int64_t value = 0
+    cdef size_t i
+    if text.length == 0 or text.length > 18:
+        return -2
+    for i in range(text.length):
+        if not 48 <= text.data[i] <= 57:
+            return -2
+        value = value * 10 + (text.data[i] - 48)
+    return value
+
+
+cdef uint64_t timeout_ns(Slice text, uint64_t cap) noexcept nogil:
+    """grpc-timeout (PROTOCOL-HTTP2: at most 8 digits and a unit) in ns, at most `cap`; 0 when unreadable."""
+    cdef int64_t value
+    cdef uint64_t unit
+    if text.length < 2 or text.length > 9:
+        return 0
+    value = digits(slice_make(text.data, text.length - 1))
+    if value < 0:
+        return 0
+    cdef uint8_t letter = text.data[text.length - 1]
+    if letter == b'n':
+        unit = 1
+    elif letter == b'u':
+        unit = 1000
+    elif letter == b'm':
+        unit = 1000000
+    elif letter == b'S':
+        unit = 1000000000
+    elif letter == b'M':
+        unit = <uint64_t>60 * 1000000000
+    elif letter == b'H':
+        unit = <uint64_t>3600 * 1000000000
+    else:
+        return 0
+    if <uint64_t>value > cap // unit:
+        return cap
+    return max(<uint64_t>1, <uint64_t>value * unit)
+
+
+cdef void interpret(Call* call, Slice name, Slice value) noexcept nogil:
+    """Note the fields that the data plane acts on. Unknown ones are only kept."""
+    cdef uint64_t cap = call.connection.hooks.limits.deadline_cap_ns
+    cdef int64_t number
+    if name.length == 12 and slice_is(name, b"grpc-timeout", 12):
+        number = <int64_t>timeout_ns(value, cap)
+        if number:
+            call.deadline_ns = call.t_received + <uint64_t>number
+    elif name.length == 12 and slice_is(name, b"content-type", 12):
+        call.is_grpc = value.length >= 16 and memcmp(value.data, b"application/grpc", 16) == 0
+    elif name.length == 12 and slice_is(name, b"x-request-id", 12):
+        if 0 < value.length <= 128:
+            call.request_id = value
+    elif name.length == 13 and slice_is(name, b"grpc-encoding", 13):
+        call.content_encoding = encoding_from_name(value)
+    elif name.length == 14 and slice_is(name, b"content-length", 14):
+        call.content_length = digits(value)
+    elif name.length == 15 and slice_is(name, b"accept-encoding", 15):
+        call.accept_encoding = encoding_accepted(value)
+    elif name.length == 16 and slice_is(name, b"content-encoding", 16):
+        call.content_encoding = encoding_from_name(value)
+    elif name.length == 20 and slice_is(name, b"x-request-timeout-ms", 20):
+        number = digits(value)
+        if number > 0:
+            call.deadline_ns = call.t_received + (cap if <uint64_t>number > cap // 1000000 else <uint64_t>number * 1000000)
+    elif name.length == 31 and slice_is(name, b"inference-header-content-length", 31):
+        call.json_length = digits(value)
+
+
+cdef int call_add_field(Call* call, Slice name, Slice value) noexcept nogil:
+    cdef Field* field
+    cdef uint8_t* text
+    cdef size_t i
+    cdef uint8_t letter
+    call.n_fields += 1
+    call.field_bytes += name.length + value.length + 32
+    if call.n_fields > 100 or call.field_bytes > 65536:
+        return -1
+    field = <Field*>arena_alloc(&call.arena, sizeof(Field) + name.length)
+    if field == NULL:
+        return -1
+    text = <uint8_t*>(field + 1)
+    for i in range(name.length):
+        letter = name.data[i]
+        text[i] = letter + 32 if 65 <= letter <= 90 else letter
+    field.name = slice_make(text, name.length)
+    field.value = arena_copy(&call.arena, value.data, value.length)
+    if field.value.data == NULL:
+        return -1
+    field.next = call.fields
+    call.fields = field
+    interpret(call, field.name, field.value)
+    return 0
+
+
+# --- calls --------------------------------------------------------------------------------------------------------------
+
+cdef Call* call_new(Connection* connection, uint64_t now) noexcept nogil:
+    cdef CallPool* pool = connection.hooks.pool
+    cdef Call* call = pool.calls
+    if call != NULL:
+        pool.calls = call.next
+        pool.n_calls -= 1
+        pool.kept_bytes -= call.body.capacity + call.out.capacity
+    else:
+        call = <Call*>calloc(1, sizeof(Call))
+        if call == NULL:
+            return NULL
+    pool.live_calls += 1
+    call.connection = connection
+    call.next = NULL
+    call.previous = connection.last_call
+    if connection.last_call != NULL:
+        connection.last_call.next = call
+    else:
+        connection.calls = call
+    connection.last_call = call
+    connection.n_calls += 1
+    call.json_length = call.content_length = -1
+    call.reply_json_length = -1
+    call.requests_tail = &call.requests
+    call.keep_alive = True
+    call.t_received = now
+    return call
+
+
+cdef void recycle_buffer(CallPool* pool, Buffer* buffer) noexcept nogil:
+    """Keep the memory for the next user when it is small enough."""
+    if buffer.capacity > KEEP_BUFFER or pool.kept_bytes + buffer.capacity > KEEP_TOTAL:
+        buffer_free(buffer)
+        return
+    buffer.length = 0
+    pool.kept_bytes += buffer.capacity
+
+
+cdef void call_free(Call* call) noexcept nogil:
+    cdef Connection* connection = call.connection
+    cdef CallPool* pool = connection.hooks.pool
+    cdef Arena arena
+    cdef Buffer body, out
+    connection.hooks.on_gone(connection.owner, call)
+    if call.previous != NULL:
+        call.previous.next = call.next
+    else:
+        connection.calls = call.next
+    if call.next != NULL:
+        call.next.previous = call.previous
+    else:
+        connection.last_call = call.previous
+    if connection.receiving == call:
+        connection.receiving = NULL
+    connection.n_calls -= 1
+    pool.live_calls -= 1
+    if pool.n_calls >= FREE_LIMIT:
+        arena_free(&call.arena)
+        buffer_free(&call.body)
+        buffer_free(&call.out)
+        free(call)
+        return
+    arena_reset(&call.arena)
+    recycle_buffer(pool, &call.body)
+    recycle_buffer(pool, &call.out)
+    arena, body, out = call.arena, call.body, call.out
+    memset(call, 0, sizeof(Call))
+    call.arena, call.body, call.out = arena, body, out
+    call.next = pool.calls
+    pool.calls = call
+    pool.n_calls += 1
+
+
+cdef void call_attach(Call* call, Request* request) noexcept nogil:
+    """Append to the call's requests, answered in this order."""
+    request.call = call
+    request.call_next = NULL
+    call.requests_tail[0] = request
+    call.requests_tail = &request.call_next
+    call.n_requests += 1
+
+
+cdef Slice percent_encoded(Arena* arena, const char* text) noexcept nogil:
+    """grpc-message: bytes outside printable ASCII, and %, as %XX (PROTOCOL-HTTP2)."""
+    cdef Slice raw = slice_of(text)
+    cdef uint8_t* out = <uint8_t*>arena_alloc(arena, 3 * raw.length)
+    cdef const char* hexadecimal = b"0123456789ABCDEF"
+    cdef size_t i, n = 0
+    cdef uint8_t c
+    if out == NULL:
+        return slice_make(NULL, 0)
+    for i in range(raw.length):
+        c = raw.data[i]
+        if 32 <= c < 127 and c != 37:
+            out[n] = c
+            n += 1
+        else:
+            out[n], out[n + 1], out[n + 2] = 37, hexadecimal[c >> 4], hexadecimal[c & 15]
+            n += 3
+    return slice_make(out, n)
+
+
+cdef void call_grpc_message(Call* call, const char* text) noexcept nogil:
+    call.message = percent_encoded(&call.arena, text)
+
+
+cdef void call_refuse(Call* call, int kind, const char* text) noexcept nogil:
+    """An error answer of the call's own protocol. Nothing that was prepared before is sent, unless it is out already."""
+    call.ended = True
+    if call.is_grpc:
+        call.grpc_status = GRPC_CODE[kind]
+        call_grpc_message(call, text)
+        return
+    call.status = HTTP_STATUS[kind]
+    call.content_type = b"application/json"
+    call.reply_json_length = -1
+    call.reply_encoding = 0
+    call.out.length = call.out_sent = 0
+    if json_encode_error(text, &call.out):
+        call.out.length = 0
+
+
+cdef void call_answer_http(Call* call, int status, const char* content_type) noexcept nogil:
+    """call.out is the whole body."""
+    call.ended = True
+    call.status = status
+    call.content_type = content_type
+
+
+# --- requests -----------------------------------------------------------------------------------------------------------
+
+cdef Request* request_new(CallPool* pool) noexcept nogil:
+    cdef Request* request = pool.requests
+    if request != NULL:
+        pool.requests = request.next
+        pool.n_requests -= 1
+        pool.kept_bytes -= request.body.capacity + request.reply.capacity
+        request.next = NULL
+    else:
+        request = <Request*>calloc(1, sizeof(Request))
+        if request == NULL:
+            return NULL
+    pool.live_requests += 1
+    request.failure.kind = 0
+    return request
+
+
+cdef void request_free(CallPool* pool, Request* request) noexcept nogil:
+    pool.live_requests -= 1
+    if pool.n_requests >= FREE_LIMIT:
+        arena_free(&request.arena)
+        buffer_free(&request.body)
+        buffer_free(&request.reply)
+        free(request)
+        return
+    arena_reset(&request.arena)
+    recycle_buffer(pool, &request.body)
+    recycle_buffer(pool, &request.reply)
+    request.call = NULL
+    request.call_next = request.queue_next = request.queue_previous = NULL
+    request.version = NULL
+    request.pins = NULL
+    request.bucket = NULL
+    request.stream = request.lent = request.done = request.deadline_is_timeout = False
+    request.accept_encoding = request.reply_encoding = 0
+    request.deadline_ns = 0
+    request.held_bytes = 0
+    request.reply_json_length = -1
+    request.next = pool.requests
+    pool.requests = request
+    pool.n_requests += 1
+
+
+cdef void pool_clear(CallPool* pool) noexcept nogil:
+    cdef Call* call
+    cdef Request* request
+    while pool.calls != NULL:
+        call = pool.calls
+        pool.calls = call.next
+        arena_free(&call.arena)
+        buffer_free(&call.body)
+        buffer_free(&call.out)
+        free(call)
+    while pool.requests != NULL:
+        request = pool.requests
+        pool.requests = request.next
+        arena_free(&request.arena)
+        buffer_free(&request.body)
+        buffer_free(&request.reply)
+        free(request)
+    pool.n_calls = pool.n_requests = 0
+    pool.kept_bytes = 0
+
+
+# --- frames and the mailbox ---------------------------------------------------------------------------------------------
+
+cdef Frame* frame_new(ControlCall* control, int kind) noexcept nogil:
+    cdef Frame* frame = <Frame*>calloc(1, sizeof(Frame))
+    if frame != NULL:
+        frame.control, frame.kind = control, kind
+    return frame
+
+
+cdef void frame_free(Frame* frame) noexcept nogil:
+    buffer_free(&frame.head)
+    buffer_free(&frame.body)
+    free(frame)
+
+
+cdef int mailbox_init(Mailbox* mailbox) noexcept nogil:
+    mailbox.requests.store(NULL)
+    mailbox.frames.store(NULL)
+    mailbox.sleeping.store(0)
+    mailbox.wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+    return -1 if mailbox.wake_fd < 0 else 0
+
+
+cdef inline void wake_if_sleeping(Mailbox* mailbox) noexcept nogil:
+    # Pairs with the loop: it announces its sleep, then looks into the boxes once more. Both sides are sequentially consistent.
+    if mailbox.sleeping.load(memory_order_seq_cst) and mailbox.sleeping.exchange(0, memory_order_seq_cst):
+        wake(mailbox.wake_fd)
+
+
+cdef void mailbox_post(Mailbox* mailbox, Request* first, Request* last) noexcept nogil:
+    """Post a chain. `first` is the newest: taking reverses. The chain is the I/O thread's from the exchange on."""
+    cdef Request* before = mailbox.requests.load(memory_order_relaxed)
+    while True:
+        last.next = before
+        if mailbox.requests.compare_exchange_weak(before, first, memory_order_seq_cst, memory_order_relaxed):
+            break
+    wake_if_sleeping(mailbox)
+
+
+cdef void mailbox_post_frame(Mailbox* mailbox, Frame* frame) noexcept nogil:
+    cdef Frame* before = mailbox.frames.load(memory_order_relaxed)
+    while True:
+        frame.next = before
+        if mailbox.frames.compare_exchange_weak(before, frame, memory_order_seq_cst, memory_order_relaxed):
+            break
+    wake_if_sleeping(mailbox)
+
+
+cdef Request* mailbox_take(Mailbox* mailbox) noexcept nogil:
+    cdef Request* newest = mailbox.requests.load(memory_order_relaxed)
+    cdef Request* oldest = NULL
+    cdef Request* following
+    if newest == NULL:
+        return NULL
+    newest = mailbox.requests.exchange(NULL, memory_order_acquire)
+    while newest != NULL:
+        following = newest.next
+        newest.next = oldest
+        oldest = newest
+        newest = following
+    return oldest
+
+
+cdef Frame* mailbox_take_frames(Mailbox* mailbox) noexcept nogil:
+    cdef Frame* newest = mailbox.frames.load(memory_order_relaxed)
+    cdef Frame* oldest = NULL
+    cdef Frame* following
+    if newest == NULL:
+        return NULL
+    newest = mailbox.frames.exchange(NULL, memory_order_acquire)
+    while newest != NULL:
+        following = newest.next
+        newest.next = oldest
+        oldest = newest
+        newest = following
+    return oldest

@@ -1,0 +1,13 @@
+"""The steps of an inference that do not depend on its protocol: decode, resolve, bind; slice, classify, encode."""
+from libc.stdint cimport int64_t
+
+from serve._core.call cimport Request
+from serve._core.memory cimport Slice
+from serve._core.model_table cimport Snapshot
+from serve._core.runner cimport Runner
+
+# Decodes request.body and binds it to the version it asks for. json_length as in json_codec; the names come from the path over HTTP.
+# 0, or -1 with request.failure set; request.version is set as soon as it is known.
+cdef int infer_decode(Request* request, const Snapshot* snapshot, Slice model, Slice number, int64_t json_length) noexcept nogil
+# Rows [first, first + rows) of the runner's outputs into request.reply. -1: request.failure is set.
+cdef int infer_encode(Request* request, Runner* runner, int64_t first) noexcept nogil

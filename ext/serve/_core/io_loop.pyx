@@ -1,0 +1,693 @@
+import atexit
+import os
+
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memset
+from libcpp.atomic cimport memory_order_acquire, memory_order_relaxed, memory_order_release, memory_order_seq_cst
+
+from serve._core.batcher cimport InstancePool, batch_destroy, batch_init
+from serve._core.call cimport *
+from serve._core.control_queue cimport ControlQueue
+from serve._core.counters cimport counter_add, counter_read
+from serve._core.dispatch cimport dispatch_deadlines, dispatch_done, dispatch_frame, dispatch_init, dispatch_pending, mark_dirty
+from serve._core.failure cimport REQUEST_TIMEOUT
+from serve._core.http1_server cimport (http1_close, http1_direct, http1_flush, http1_receive, http1_received_direct, http1_refuse, http1_resume)
+from serve._core.http2 cimport (http2_announce_shutdown, http2_answer, http2_close, http2_destroy, http2_fill, http2_init, http2_is_done, http2_open,
+                                http2_receive, http2_shutdown)
+from serve._core.ids cimport seed_random
+from serve._core.io_thread cimport IoCounters, IoThread, Shared
+from serve._core.memory cimport buffer_append, buffer_free
+from serve._core.model_table cimport ModelTable
+from serve._core.posix cimport *
+
+cdef enum:
+    IN_SIZE = 256 << 10             # bytes of one recv
+    READ_TURN = 1 << 20             # bytes that a connection may bring in one turn
+    OUT_FILL = 1 << 20              # frames collected before a send
+    OUT_HIGH = 4 << 20              # HTTP/1.1: unsent bytes at which we stop reading
+    MAX_EVENTS = 256
+    ACCEPT_TURN = 64                # connections accepted in one turn
+    SWEEP_NS = 250000000
+    DEADLINE_SWEEP_NS = 5000000
+    LINGER_NS = 2000000000          # how long the peer may take to read our last answer
+    LINGER_BYTES = 16 << 20
+    BODY_GRACE_NS = 5000000000      # before the body rate counts
+    POLL_PAUSE_NS = 20000000        # no busy-polling for so long after we were in somebody's way
+    GOAWAY_GRACE_NS = 100000000
+    IDLE_DRAIN_NS = 300000000       # a client may be sending on a connection that looks idle to us
+
+cdef const char* PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+# --- connections --------------------------------------------------------------------------------------------------------
+
+cdef uint64_t open_connections(IoThread* io) noexcept nogil:
+    cdef uint64_t n = 0
+    cdef int i
+    for i in range(io.shared.n_threads):
+        n += counter_read(&io.shared.counters[i].accepted) - counter_read(&io.shared.counters[i].closed)
+    return n
+
+
+cdef void open_connection(IoThread* io, int fd) noexcept nogil:
+    cdef int one = 1
+    cdef epoll_event event
+    cdef Connection* connection
+    if open_connections(io) >= <uint64_t>io.shared.limits.max_connections:
+        counter_add(&io.counters.refused_connections, 1)
+        close(fd)
+        return
+    connection = <Connection*>calloc(1, sizeof(Connection))
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+    event.events = EPOLLIN
+    event.data.ptr = connection
+    if connection == NULL or epoll_ctl(io.epoll, EPOLL_CTL_ADD, fd, &event):
+        free(connection)
+        close(fd)
+        return
+    connection.fd, connection.open = fd, True
+    connection.owner, connection.hooks = io, &io.hooks
+    connection.t_progress = connection.t_head = io.hooks.now
+    connection.next = io.connections
+    if io.connections != NULL:
+        io.connections.previous = connection
+    io.connections = connection
+    counter_add(&io.counters.accepted, 1)
+
+
+cdef void accept_some(IoThread* io, int listener) noexcept nogil:
+    cdef int fd
+    for _ in range(ACCEPT_TURN):
+        fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd >= 0:
+            open_connection(io, fd)
+        elif errno != EINTR and errno != ECONNABORTED:
+            return
+
+
+cdef void close_connection(IoThread* io, Connection* connection) noexcept nogil:
+    """Close the socket, end the calls; the struct itself goes at the end of the turn."""
+    if not connection.open:
+        return
+    connection.open = False
+    epoll_ctl(io.epoll, EPOLL_CTL_DEL, connection.fd, NULL)
+    close(connection.fd)
+    if connection.protocol == PROTOCOL_HTTP2:
+        http2_close(connection)
+    else:
+        http1_close(connection)
+    buffer_free(&connection.out)
+    buffer_free(&connection.input)
+    if connection.previous != NULL:
+        connection.previous.next = connection.next
+    else:
+        io.connections = connection.next
+    if connection.next != NULL:
+        connection.next.previous = connection.previous
+    connection.next = io.graveyard
+    io.graveyard = connection
+    counter_add(&io.counters.closed, 1)
+
+
+cdef void bury(IoThread* io) noexcept nogil:
+    cdef Connection* connection
+    while io.graveyard != NULL:
+        connection = io.graveyard
+        io.graveyard = connection.next
+        free(connection)
+
+
+cdef void listen_to(IoThread* io, Connection* connection, bint readable, bint writable) noexcept nogil:
+    cdef epoll_event event
+    if connection.listening_out == writable and connection.not_listening_in == (not readable):
+        return
+    connection.listening_out, connection.not_listening_in = writable, not readable
+    event.events = (EPOLLIN if readable else 0) | (EPOLLOUT if writable else 0)
+    event.data.ptr = connection
+    epoll_ctl(io.epoll, EPOLL_CTL_MOD, connection.fd, &event)
+
+
+# --- reading ------------------------------------------------------------------------------------------------------------
+
+cdef int detect(IoThread* io, Connection* connection, const uint8_t* data, size_t length) noexcept nogil:
+    """HTTP/2 begins with its preface, which no HTTP/1.1 method shares. 0: not known yet; -1: memory is out."""
+    cdef size_t n = min(length, <size_t>24)
+    if memcmp(data, PREFACE, n) == 0:
+        if n < 4:
+            return 0
+        connection.protocol = PROTOCOL_HTTP2
+        connection.t_head = 0
+        if http2_open(connection):
+            return -1
+        if io.draining:
+            http2_announce_shutdown(connection)
+        return 1
+    connection.protocol = PROTOCOL_HTTP1
+    return 1
+
+
+cdef int receive(IoThread* io, Connection* connection, uint8_t* data, size_t length) noexcept nogil:
+    cdef int status
+    if connection.lingering:
+        connection.lingered += length
+        return -1 if connection.lingered > LINGER_BYTES else 0
+    if connection.protocol == PROTOCOL_UNKNOWN:
+        if connection.input.length:                     # the first bytes came alone
+            if buffer_append(&connection.input, data, length):
+                return -1
+            status = detect(io, connection, connection.input.data, connection.input.length)
+            if status <= 0:
+                return status
+            if connection.protocol == PROTOCOL_HTTP1:
+                return http1_resume(connection)
+            status = http2_receive(connection, connection.input.data, connection.input.length)
+            buffer_free(&connection.input)
+            return status
+        status = detect(io, connection, data, length)
+        if status <= 0:
+            return -1 if status or buffer_append(&connection.input, data, length) else 0
+    if connection.protocol == PROTOCOL_HTTP2:
+        return http2_receive(connection, data, length)
+    return http1_receive(connection, data, length)
+
+
+cdef void read_connection(IoThread* io, Connection* connection, uint8_t* buffer) noexcept nogil:
+    """What the socket has, up to a turn's share: the next turn goes on, so that one fast sender does not starve the others."""
+    cdef size_t taken = 0, room
+    cdef ssize_t n
+    cdef uint8_t* at = NULL
+    cdef int status
+    while connection.open and taken < READ_TURN and not connection.reading_paused:
+        room = http1_direct(connection, &at) if connection.protocol == PROTOCOL_HTTP1 and not connection.lingering else 0
+        n = recv(connection.fd, at, room, 0) if room else recv(connection.fd, buffer, IN_SIZE, 0)
+        if n < 0 and errno == EINTR:
+            continue
+        if n < 0 and errno == EAGAIN:
+            return
+        if n <= 0:
+            close_connection(io, connection)
+            return
+        taken += n
+        counter_add(&io.counters.bytes_received, n)
+        connection.t_progress = io.hooks.now
+        status = http1_received_direct(connection, n) if room else receive(io, connection, buffer, n)
+        if status:
+            close_after_answer(io, connection)
+            return
+        if not room and n < IN_SIZE and not (connection.protocol == PROTOCOL_HTTP1 and connection.receiving != NULL):
+            return                                      # the socket is empty, and epoll would say if not
+
+
+cdef void close_after_answer(IoThread* io, Connection* connection) noexcept nogil:
+    """The peer broke the protocol: what nghttp2 or we have to say about it still goes out."""
+    connection.broken = True
+    mark_dirty(io, connection)
+
+
+# --- writing ------------------------------------------------------------------------------------------------------------
+
+cdef int send_out(IoThread* io, Connection* connection) noexcept nogil:
+    """1: all sent; 0: the socket is full; -1: broken."""
+    cdef ssize_t n
+    while connection.out_sent < connection.out.length:
+        n = send(connection.fd, connection.out.data + connection.out_sent, connection.out.length - connection.out_sent, MSG_NOSIGNAL)
+        if n > 0:
+            connection.out_sent += n
+            connection.t_progress = io.hooks.now
+            counter_add(&io.counters.bytes_sent, n)
+        elif errno == EAGAIN:
+            return 0
+        elif errno != EINTR:
+            return -1
+    connection.out.length = connection.out_sent = 0
+    if connection.out.capacity > OUT_FILL:
+        buffer_free(&connection.out)
+    return 1
+
+
+cdef int fill_out(Connection* connection) noexcept nogil:
+    if connection.protocol == PROTOCOL_HTTP2:
+        return http2_fill(connection, OUT_FILL)
+    if http1_flush(connection):
+        return -1
+    # Answers make room in the pipeline; what waits there is parsed now, and may be answered at once.
+    if connection.reading_paused and connection.out.length < OUT_HIGH and not connection.closing:
+        return http1_resume(connection) or http1_flush(connection)
+    return 0
+
+
+cdef bint is_finished(Connection* connection) noexcept nogil:
+    if connection.protocol == PROTOCOL_HTTP2:
+        return http2_is_done(connection)
+    return connection.closing
+
+
+cdef void finish_connection(IoThread* io, Connection* connection) noexcept nogil:
+    """Everything is sent. Close our side first: closing at once could reset the connection under the peer's last read."""
+    if connection.protocol == PROTOCOL_HTTP2 or connection.broken:
+        close_connection(io, connection)
+        return
+    if not connection.lingering:
+        connection.lingering = True
+        connection.t_progress = io.hooks.now
+        shutdown(connection.fd, SHUT_WR)
+
+
+cdef void flush(IoThread* io, Connection* connection) noexcept nogil:
+    cdef int sent = 1
+    while True:
+        if not connection.lingering and fill_out(connection):
+            close_connection(io, connection)
+            return
+        if connection.out.length == 0:
+            break
+        sent = send_out(io, connection)
+        if sent < 0:
+            close_connection(io, connection)
+            return
+        if sent == 0 or connection.protocol != PROTOCOL_HTTP2:
+            break
+    if sent and (connection.broken or is_finished(connection)):
+        finish_connection(io, connection)
+    if connection.open:
+        if connection.out.length - connection.out_sent >= OUT_HIGH:
+            connection.reading_paused = True
+        listen_to(io, connection, not connection.reading_paused, not sent)
+
+
+# --- time-outs and draining ---------------------------------------------------------------------------------------------
+
+cdef bint body_too_slow(IoThread* io, uint64_t since, size_t received, uint64_t now) noexcept nogil:
+    cdef uint64_t elapsed = now - since if now > since else 0
+    if elapsed < BODY_GRACE_NS:
+        return False
+    return received < io.shared.limits.min_body_rate * (elapsed // 1000000) // 1000
+
+
+cdef void sweep_http1(IoThread* io, Connection* connection, uint64_t now) noexcept nogil:
+    cdef Call* call = connection.receiving
+    if connection.closing:
+        return
+    if connection.t_head and now > connection.t_head + io.shared.limits.header_ns:
+        if connection.input.length == 0:                # nothing was sent at all: nobody to answer
+            close_connection(io, connection)
+            return
+        connection.t_head = 0
+        http1_refuse(connection, 408, b"the header did not arrive in time")
+        mark_dirty(io, connection)
+    elif call != NULL and not call.ended and body_too_slow(io, connection.t_body, connection.body_received, now):
+        call.keep_alive = False
+        call_refuse(call, REQUEST_TIMEOUT, b"the body arrives too slowly")
+        mark_dirty(io, connection)
+
+
+cdef void sweep_http2(IoThread* io, Connection* connection, uint64_t now) noexcept nogil:
+    cdef Call* call = connection.calls
+    while call != NULL:
+        if (call.kind == CALL_INFER or call.kind == CALL_CONTROL and not call.is_grpc) and not call.half_closed and not call.ended \
+                and body_too_slow(io, call.t_received, call.body.length, now):
+            call_refuse(call, REQUEST_TIMEOUT, b"the body arrives too slowly")
+            call.kind = CALL_REFUSED
+            http2_answer(call)
+            mark_dirty(io, connection)
+        call = call.next
+
+
+cdef void drain_connection(IoThread* io, Connection* connection, uint64_t now) noexcept nogil:
+    if connection.protocol == PROTOCOL_HTTP2:
+        if now > io.drain_from + GOAWAY_GRACE_NS and not connection.draining:
+            connection.draining = True
+            http2_shutdown(connection)
+            mark_dirty(io, connection)
+    elif connection.calls == NULL and connection.input.length == 0 and now > io.drain_from + IDLE_DRAIN_NS and now > connection.t_progress + IDLE_DRAIN_NS:
+        close_connection(io, connection)
+
+
+cdef void sweep(IoThread* io, uint64_t now) noexcept nogil:
+    cdef Connection* connection = io.connections
+    cdef Connection* following
+    while connection != NULL:
+        following = connection.next
+        if connection.lingering:
+            if now > connection.t_progress + LINGER_NS:
+                close_connection(io, connection)
+        elif connection.calls == NULL and now > connection.t_progress + io.shared.limits.idle_ns:
+            close_connection(io, connection)
+        elif connection.out.length and now > connection.t_progress + io.shared.limits.idle_ns:
+            close_connection(io, connection)            # it does not read what it asked for
+        elif connection.protocol == PROTOCOL_HTTP2:
+            sweep_http2(io, connection, now)
+        else:
+            sweep_http1(io, connection, now)
+        if connection.open and io.draining:
+            drain_connection(io, connection, now)
+        connection = following
+
+
+cdef void begin_drain(IoThread* io, uint64_t now) noexcept nogil:
+    """Take what the kernel has accepted for us already, then no more; ask the clients to go."""
+    cdef Connection* connection
+    io.draining = io.hooks.draining = True
+    io.drain_from = now
+    if io.listener_http >= 0:
+        accept_some(io, io.listener_http)
+        epoll_ctl(io.epoll, EPOLL_CTL_DEL, io.listener_http, NULL)
+    if io.listener_grpc >= 0:
+        accept_some(io, io.listener_grpc)
+        epoll_ctl(io.epoll, EPOLL_CTL_DEL, io.listener_grpc, NULL)
+    connection = io.connections
+    while connection != NULL:
+        if connection.protocol == PROTOCOL_HTTP2:
+            http2_announce_shutdown(connection)
+            mark_dirty(io, connection)
+        connection = connection.next
+
+
+cdef void tick(IoThread* io, uint64_t now) noexcept nogil:
+    if now >= io.next_second:
+        io.next_second = now + 1000000000
+        io.hooks.wall_ms = wall_ms()
+        imf_fixdate(io.hooks.date, sizeof(io.hooks.date))
+    if io.phase.load(memory_order_acquire) and not io.draining:
+        begin_drain(io, now)
+    if now >= io.next_sweep:
+        io.next_sweep = now + (SWEEP_NS // 10 if io.draining else SWEEP_NS)
+        sweep(io, now)
+    if io.deadlines != NULL:
+        dispatch_deadlines(io, now)
+
+
+# --- the loop -----------------------------------------------------------------------------------------------------------
+
+cdef inline bint has_mail(IoThread* io) noexcept nogil:
+    return io.mailbox.requests.load(memory_order_seq_cst) != NULL or io.mailbox.frames.load(memory_order_seq_cst) != NULL
+
+
+cdef bint may_poll(IoThread* io, uint64_t now) noexcept nogil:
+    """Busy-polling pays while events come quickly, and never while a thread that works for us could use the core."""
+    if io.shared.busy_poll_ns == 0 or io.gap_ns >= io.shared.busy_poll_ns or now < io.poll_again:
+        return False
+    return not (io.n_lent and io.shared.cores_are_scarce)
+
+
+cdef int poll_events(IoThread* io, epoll_event* events, uint64_t start) noexcept nogil:
+    """> 0: events; 0: mail; -1: nothing for a whole busy-poll."""
+    cdef uint64_t end = start + io.shared.busy_poll_ns
+    cdef rusage before, after
+    cdef int n
+    getrusage(RUSAGE_THREAD, &before)
+    while True:
+        n = epoll_wait(io.epoll, events, MAX_EVENTS, 0)
+        if n > 0 or has_mail(io):
+            counter_add(&io.counters.polls, 1)
+            return max(n, 0)
+        if now_ns() > end:
+            getrusage(RUSAGE_THREAD, &after)
+            if after.ru_nivcsw > before.ru_nivcsw:      # the kernel took the core from us for somebody
+                io.poll_again = now_ns() + POLL_PAUSE_NS
+            return -1
+        cpu_pause()
+
+
+cdef int block(IoThread* io, epoll_event* events) noexcept nogil:
+    cdef int n
+    cdef int timeout_ms = 5 if io.deadlines != NULL else 20 if io.draining else 250
+    io.mailbox.sleeping.store(1, memory_order_seq_cst)  # then look once more: pairs with wake_if_sleeping
+    n = epoll_wait(io.epoll, events, MAX_EVENTS, 0 if has_mail(io) else timeout_ms)
+    io.mailbox.sleeping.store(0, memory_order_seq_cst)
+    return max(n, 0)
+
+
+cdef int wait_events(IoThread* io, epoll_event* events) noexcept nogil:
+    cdef uint64_t start = now_ns()
+    cdef uint64_t gap
+    cdef int n = 0
+    if not has_mail(io):
+        n = poll_events(io, events, start) if may_poll(io, start) else -1
+        if n < 0:
+            n = block(io, events)
+        gap = min(now_ns() - start, 4 * io.shared.busy_poll_ns)
+        io.gap_ns = io.gap_ns - io.gap_ns // 4 + gap // 4
+        return n
+    n = epoll_wait(io.epoll, events, MAX_EVENTS, 0)
+    return max(n, 0)
+
+
+cdef void take_mail(IoThread* io) noexcept nogil:
+    cdef Request* request = mailbox_take(&io.mailbox)
+    cdef Request* next_request
+    cdef Frame* frame = mailbox_take_frames(&io.mailbox)
+    cdef Frame* next_frame
+    cdef uint64_t now = now_ns() if request != NULL else 0
+    while request != NULL:
+        next_request = request.next
+        dispatch_done(io, request, now)
+        request = next_request
+    while frame != NULL:
+        next_frame = frame.next
+        dispatch_frame(io, frame)
+        frame = next_frame
+
+
+cdef void handle_event(IoThread* io, epoll_event* event, uint8_t* buffer) noexcept nogil:
+    cdef Connection* connection
+    if event.data.ptr == &io.listener_http:
+        accept_some(io, io.listener_http)
+    elif event.data.ptr == &io.listener_grpc:
+        accept_some(io, io.listener_grpc)
+    elif event.data.ptr == &io.mailbox:
+        drain(io.mailbox.wake_fd)
+    else:
+        connection = <Connection*>event.data.ptr
+        if not connection.open:
+            return
+        mark_dirty(io, connection)
+        if event.events & ~<uint32_t>EPOLLOUT:
+            if connection.reading_paused:
+                close_connection(io, connection)        # not even listening: it is an error or a hang-up
+            else:
+                read_connection(io, connection, buffer)
+
+
+cdef void flush_dirty(IoThread* io) noexcept nogil:
+    cdef Connection* connection
+    while io.dirty != NULL:
+        connection = io.dirty
+        io.dirty = connection.dirty_next
+        connection.dirty = False
+        if connection.open:
+            flush(io, connection)
+
+
+cdef void run_turn(IoThread* io, epoll_event* events, int n, uint8_t* buffer) noexcept nogil:
+    cdef int i
+    io.hooks.now = now_ns()
+    io.snapshot = io.table.load(memory_order_seq_cst)
+    counter_add(&io.counters.turns, 1)
+    for i in range(n):
+        handle_event(io, &events[i], buffer)
+    take_mail(io)
+    tick(io, io.hooks.now)
+    while True:
+        dispatch_pending(io)
+        flush_dirty(io)
+        if io.pending == NULL:                          # a flush may have let pipelined requests in
+            break
+    bury(io)
+
+
+cdef void* io_main(void* argument) noexcept nogil:
+    cdef IoThread* io = <IoThread*>argument
+    cdef epoll_event* events = <epoll_event*>malloc(MAX_EVENTS * sizeof(epoll_event))
+    cdef uint8_t* buffer = <uint8_t*>malloc(IN_SIZE + 64)
+    cdef int n
+    while events != NULL and buffer != NULL and io.phase.load(memory_order_acquire) < 2:
+        n = wait_events(io, events)
+        io.reader.turn.store(io.reader.turn.load(memory_order_relaxed) + 1, memory_order_seq_cst)      # odd: may hold a snapshot
+        run_turn(io, events, n, buffer)
+        io.reader.turn.store(io.reader.turn.load(memory_order_relaxed) + 1, memory_order_seq_cst)
+    free(events)
+    free(buffer)
+    return NULL
+
+
+cdef void close_all(IoThread* io) noexcept nogil:
+    """After join, with the instance pool stopped: nothing is lent to it any more."""
+    io.hooks.now = now_ns()
+    while io.connections != NULL:
+        close_connection(io, io.connections)
+    take_mail(io)
+    dispatch_pending(io)
+    bury(io)
+
+
+# --- Python's side ------------------------------------------------------------------------------------------------------
+
+cdef set alive = set()           # started and not stopped: nothing may free what a native thread uses
+
+
+@atexit.register
+def stop_all():
+    """Native threads end before the interpreter does; batcher's hook runs after this one."""
+    for server in list(alive):
+        server.stop()
+
+
+def forget_all():
+    """In a forked child the threads do not exist: touch nothing."""
+    alive.clear()
+
+
+os.register_at_fork(after_in_child=forget_all)
+
+
+cdef class Server:
+    """I/O threads over listening sockets.
+
+    http, grpc: lists of non-blocking listening sockets, one per I/O thread, or empty; both speak every protocol. The sockets, the table, the
+    queue and the pool are kept alive until the threads are joined. Raises ValueError for lists of unequal length.
+    """
+    cdef Shared shared
+    cdef IoThread* threads[16]
+    cdef readonly int count
+    cdef bint running
+    cdef readonly tuple sockets
+    cdef readonly ModelTable table
+    cdef readonly ControlQueue control
+    cdef readonly InstancePool pool
+
+    def __init__(self, list http, list grpc, ModelTable table not None, ControlQueue control not None, InstancePool pool not None, *,
+                 size_t max_body=64 << 20, size_t max_in_flight=1 << 30, int max_connections=2000, int max_streams=1000, double header_timeout_s=10,
+                 double idle_timeout_s=75, double deadline_cap_s=60, size_t min_body_rate=1024, int busy_poll_us=200, bint cores_are_scarce=True):
+        count = max(len(http), len(grpc))
+        if not 1 <= count <= 16 or len(http) not in (0, count) or len(grpc) not in (0, count):
+            raise ValueError(f"{len(http)} HTTP and {len(grpc)} gRPC sockets; want 1 to 16 of each, or none of one")
+        self.sockets, self.table, self.control, self.pool = (http, grpc), table, control, pool
+        control.owner = self
+        limits = &self.shared.limits
+        limits.max_body, limits.max_in_flight, limits.max_connections, limits.max_streams = max_body, max_in_flight, max_connections, max_streams
+        limits.header_ns, limits.idle_ns = <uint64_t>(header_timeout_s * 1e9), <uint64_t>(idle_timeout_s * 1e9)
+        limits.deadline_cap_ns, limits.min_body_rate = <uint64_t>(deadline_cap_s * 1e9), min_body_rate
+        self.shared.busy_poll_ns, self.shared.cores_are_scarce = <uint64_t>busy_poll_us * 1000, cores_are_scarce
+        self.shared.counters = <IoCounters**>calloc(16, sizeof(void*))
+        if self.shared.counters == NULL:
+            raise MemoryError
+        for index in range(count):
+            self.add_thread(index, http[index].fileno() if http else -1, grpc[index].fileno() if grpc else -1)
+        self.shared.n_threads = count
+
+    cdef int add_thread(self, int index, int http, int grpc) except -1:
+        cdef IoThread* io = new IoThread()
+        self.threads[index] = io
+        self.count += 1
+        memset(&io.hooks, 0, sizeof(io.hooks))
+        memset(&io.calls, 0, sizeof(io.calls))
+        memset(&io.counters, 0, sizeof(io.counters))
+        io.connections = io.graveyard = io.dirty = NULL
+        io.pending = io.deadlines = NULL
+        io.pending_tail = &io.pending
+        io.snapshot = NULL
+        io.draining = False
+        io.n_lent = 0
+        io.drain_from = io.next_sweep = io.next_second = io.poll_again = 0
+        io.gap_ns = 4 * self.shared.busy_poll_ns
+        io.phase.store(0)
+        io.reader.turn.store(0)
+        io.index, io.listener_http, io.listener_grpc = index, http, grpc
+        io.shared, io.pool, io.control, io.table = &self.shared, self.pool.pool, self.control.queue, &self.table.current
+        self.shared.counters[index] = &io.counters
+        io.hooks.limits, io.hooks.pool = &self.shared.limits, &io.calls
+        io.hooks.wall_ms = wall_ms()
+        imf_fixdate(io.hooks.date, sizeof(io.hooks.date))
+        dispatch_init(&io.hooks)
+        if http2_init(&io.hooks) or batch_init(&io.batch) or mailbox_init(&io.mailbox):
+            raise MemoryError
+        if seed_random(io.hooks.random):
+            raise OSError("getrandom: the kernel has no random numbers")
+        self.table.add_reader(&io.reader)
+        io.epoll = epoll_create1(EPOLL_CLOEXEC)
+        self.watch(io, io.mailbox.wake_fd, &io.mailbox)
+        if http >= 0:
+            self.watch(io, http, &io.listener_http)
+        if grpc >= 0:
+            self.watch(io, grpc, &io.listener_grpc)
+        return 0
+
+    cdef int watch(self, IoThread* io, int fd, void* tag) except -1:
+        cdef epoll_event event
+        event.events = EPOLLIN
+        event.data.ptr = tag
+        if epoll_ctl(io.epoll, EPOLL_CTL_ADD, fd, &event):
+            raise OSError(errno, "epoll_ctl")
+        return 0
+
+    def start(self):
+        """Start the I/O threads. Raises RuntimeError when one does not start or they run already."""
+        cdef int i
+        if self.running:
+            raise RuntimeError("the I/O threads run already")
+        self.running = True
+        alive.add(self)
+        for i in range(self.count):
+            if start_thread(&self.threads[i].thread, io_main, self.threads[i], b"io"):
+                raise RuntimeError(f"I/O thread {i} does not start")
+
+    def drain(self):
+        """Accept no more, ask clients to go, finish what is in flight. Poll `connections` to see when it is done."""
+        self.set_phase(1)
+
+    cdef int set_phase(self, int phase) except -1:
+        cdef int i
+        for i in range(self.count):
+            self.threads[i].phase.store(phase, memory_order_release)
+            wake(self.threads[i].mailbox.wake_fd)
+        return 0
+
+    def stop(self):
+        """Stop and join the I/O threads, then the instance threads; close every connection. Idempotent."""
+        cdef int i
+        if not self.running:
+            return
+        self.set_phase(2)
+        with nogil:
+            for i in range(self.count):
+                thread_join(self.threads[i].thread, NULL)
+        self.pool.stop()
+        for i in range(self.count):
+            close_all(self.threads[i])
+        self.running = False
+        alive.discard(self)
+
+    @property
+    def connections(self):
+        """Open connections."""
+        return sum([row["accepted"] - row["closed"] for row in self.counters()])
+
+    def counters(self):
+        """One dict of counts per I/O thread. Reads are relaxed: fields may be a turn apart."""
+        return [self.counters_of(i) for i in range(self.count)]
+
+    cdef dict counters_of(self, int index):
+        cdef IoCounters* c = &self.threads[index].counters
+        return {
+            "accepted": counter_read(&c.accepted), "closed": counter_read(&c.closed), "refused_connections": counter_read(&c.refused_connections),
+            "http_requests": counter_read(&c.http_requests), "grpc_requests": counter_read(&c.grpc_requests),
+            "control_calls": counter_read(&c.control_calls), "refused_in_flight": counter_read(&c.refused_in_flight),
+            "refused_control": counter_read(&c.refused_control), "bytes_received": counter_read(&c.bytes_received),
+            "bytes_sent": counter_read(&c.bytes_sent), "turns": counter_read(&c.turns), "inline_batches": counter_read(&c.inline_batches),
+            "polls": counter_read(&c.polls), "held_bytes": counter_read(&c.held_bytes),
+            "live_calls": self.threads[index].calls.live_calls, "live_requests": self.threads[index].calls.live_requests,
+        }
+
+    def __dealloc__(self):
+        cdef int i                     # never running here: see alive
+        for i in range(self.count):
+            http2_destroy(&self.threads[i].hooks)
+            batch_destroy(&self.threads[i].batch)
+            pool_clear(&self.threads[i].calls)
+            close(self.threads[i].mailbox.wake_fd)
+            close(self.threads[i].epoll)
+            del self.threads[i]
+        free(self.shared.counters)

@@ -1,0 +1,68 @@
+"""The state of one I/O thread: declarations only. `dispatch` holds what it does with a call, `io_loop` how it waits, reads and writes."""
+from libc.stdint cimport uint64_t
+from libcpp.atomic cimport atomic
+
+from serve._core.batcher cimport Batch, Pool
+from serve._core.call cimport CallPool, Connection, Hooks, Limits, Mailbox, Request
+from serve._core.control_queue cimport Queue
+from serve._core.model_table cimport Reader, Snapshot
+from serve._core.posix cimport Thread
+
+cdef struct IoCounters:
+    # Written by the thread, read by Python; relaxed.
+    uint64_t accepted
+    uint64_t closed
+    uint64_t refused_connections        # over max_connections
+    uint64_t http_requests              # calls, inferences among them
+    uint64_t grpc_requests
+    uint64_t control_calls
+    uint64_t refused_in_flight          # in-flight bytes
+    uint64_t refused_control            # control queue full
+    uint64_t bytes_received
+    uint64_t bytes_sent
+    uint64_t turns
+    uint64_t inline_batches
+    uint64_t polls                      # waits that ended while busy-polling
+    uint64_t held_bytes                 # bodies of requests in flight
+
+cdef struct Shared:
+    # One per server; set before the threads start, but for the atomics in Server.
+    Limits limits
+    int n_threads
+    uint64_t busy_poll_ns               # longest busy-poll; 0: never
+    bint cores_are_scarce               # fewer cores than threads that may want one
+    IoCounters** counters               # [n_threads], to add up held bytes and connections
+
+cdef cppclass IoThread:
+    # Owned by its Server; after start() by its own thread, but for stopping, the mailbox and the counters.
+    Hooks hooks
+    CallPool calls
+    Mailbox mailbox
+    Reader reader
+    Shared* shared
+    Pool* pool
+    Queue* control
+    atomic[Snapshot*]* table
+    Snapshot* snapshot                  # of this turn
+    atomic[int] phase                   # 0 serving, 1 draining, 2 stopping
+    IoCounters counters
+    Connection* connections
+    Connection* graveyard               # closed in this turn: events of the turn may still name them
+    Connection* dirty                   # to be flushed at the end of the turn, linked by dirty_next
+    Request* pending                    # requests decoded in this turn, oldest first
+    Request** pending_tail
+    Request* deadlines                  # requests in flight that have one
+    int n_lent                          # requests in queues and with instance threads
+    Batch batch                         # for inline runs
+    int index
+    int epoll
+    int listener_http
+    int listener_grpc
+    bint draining
+    uint64_t drain_from
+    uint64_t drain_until
+    uint64_t next_sweep
+    uint64_t next_second
+    uint64_t gap_ns                     # moving average of the gaps between events
+    uint64_t poll_again                 # busy-polling is off until then: another thread wanted the core
+    Thread thread

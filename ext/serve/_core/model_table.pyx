@@ -1,0 +1,180 @@
+from libc.stdint cimport uint8_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+from libcpp.atomic cimport memory_order_seq_cst
+
+from serve._core.counters cimport counter_acquire, counter_read
+from serve._core.engine cimport NativeVersion
+from serve._core.failure cimport NOT_FOUND, UNAVAILABLE, fail
+from serve._core.memory cimport slice_equal, slice_make
+
+
+cdef inline uint64_t hash_name(Slice name) noexcept nogil:
+    """FNV-1a: names are short, and the table is built by the operator, not by clients."""
+    cdef uint64_t value = 14695981039346656037ULL
+    cdef size_t i
+    for i in range(name.length):
+        value = (value ^ name.data[i]) * 1099511628211ULL
+    return value
+
+
+cdef int snapshot_find(const Snapshot* snapshot, Slice name, Slice number, Version** version, Failure* failure) noexcept nogil:
+    cdef uint64_t hash = hash_name(name)
+    cdef int mask = snapshot.n_slots - 1
+    cdef int slot = <int>(hash & <uint64_t>mask)
+    cdef ModelEntry* entry
+    cdef int i
+    cdef int shown = <int>min(name.length, <size_t>128)
+    while True:
+        entry = snapshot.slots[slot]
+        if entry == NULL:
+            return fail(failure, NOT_FOUND, b"Request for unknown model: '%.*s' is not found", shown, <const char*>name.data)
+        if entry.hash == hash and slice_equal(entry.name, name):
+            break
+        slot = (slot + 1) & mask
+    if entry.n_versions == 0:
+        return fail(failure, UNAVAILABLE, b"Request for unknown model: '%.*s' has no available versions", shown, <const char*>name.data)
+    if number.length == 0:
+        if entry.default == NULL:
+            return fail(failure, UNAVAILABLE, b"Request for unknown model: '%.*s' has no default version", shown, <const char*>name.data)
+        version[0] = entry.default
+        return 0
+    for i in range(entry.n_versions):
+        if slice_equal(entry.versions[i].key, number):
+            version[0] = entry.versions[i].version
+            return 0
+    return fail(failure, NOT_FOUND, b"Request for unknown model: '%.*s' version %.*s is not found", shown, <const char*>name.data,
+                <int>min(number.length, <size_t>128), <const char*>number.data)
+
+
+cdef class Names:
+    """Encoded names that a snapshot borrows, and the versions it points to."""
+    cdef list encoded
+    cdef list versions
+
+    def __cinit__(self):
+        self.encoded = []
+        self.versions = []
+
+    cdef Slice borrow(self, str text):
+        data = text.encode()
+        self.encoded.append(data)
+        return slice_make(<const char*>data, len(data))
+
+
+cdef void snapshot_free(Snapshot* snapshot) noexcept nogil:
+    cdef int i
+    if snapshot == NULL:
+        return
+    for i in range(snapshot.n_models):
+        free(snapshot.models[i].versions)
+    free(snapshot.models)
+    free(snapshot.slots)
+    free(snapshot)
+
+
+cdef int fill_entry(ModelEntry* entry, str name, dict versions, default, Names names) except -1:
+    entry.name = names.borrow(name)
+    entry.hash = hash_name(entry.name)
+    entry.versions = <VersionKey*>calloc(max(1, len(versions)), sizeof(VersionKey))
+    if entry.versions == NULL:
+        raise MemoryError
+    for key, version in versions.items():
+        entry.versions[entry.n_versions].key = names.borrow(key)
+        entry.versions[entry.n_versions].version = (<NativeVersion?>version).version
+        entry.n_versions += 1
+        names.versions.append(version)
+    if default is not None:
+        entry.default = (<NativeVersion?>default).version
+    return 0
+
+
+cdef Snapshot* build(uint64_t generation, dict models, Names names) except NULL:
+    """models: name -> ({key: NativeVersion}, default NativeVersion or None)."""
+    cdef Snapshot* snapshot = <Snapshot*>calloc(1, sizeof(Snapshot))
+    cdef int slot
+    if snapshot == NULL:
+        raise MemoryError
+    try:
+        snapshot.generation = generation
+        snapshot.n_slots = 8
+        while snapshot.n_slots < 2 * len(models):
+            snapshot.n_slots *= 2
+        snapshot.slots = <ModelEntry**>calloc(snapshot.n_slots, sizeof(void*))
+        snapshot.models = <ModelEntry*>calloc(max(1, len(models)), sizeof(ModelEntry))
+        if snapshot.slots == NULL or snapshot.models == NULL:
+            raise MemoryError
+        for name, (versions, default) in models.items():
+            snapshot.n_models += 1
+            fill_entry(&snapshot.models[snapshot.n_models - 1], name, versions, default, names)
+            slot = <int>(snapshot.models[snapshot.n_models - 1].hash & <uint64_t>(snapshot.n_slots - 1))
+            while snapshot.slots[slot] != NULL:
+                slot = (slot + 1) & (snapshot.n_slots - 1)
+            snapshot.slots[slot] = &snapshot.models[snapshot.n_models - 1]
+    except BaseException:
+        snapshot_free(snapshot)
+        raise
+    return snapshot
+
+
+cdef bint is_reachable(ModelTable table, Snapshot* snapshot, list turns):
+    cdef int i
+    cdef uint64_t turn, dropped
+    for i in range(len(turns)):
+        turn = turns[i]
+        if turn & 1 and table.readers[i].turn.load(memory_order_seq_cst) == turn:
+            return True                             # still inside the turn in which the swap happened
+    for i in range(MAX_IO_THREADS):
+        dropped = counter_acquire(&snapshot.pins[i].dropped)        # before taken, never after
+        if counter_read(&snapshot.pins[i].taken) != dropped:
+            return True
+    return False
+
+
+cdef class ModelTable:
+    """Publishes snapshots. One writer (the control plane), any number of registered I/O threads."""
+
+    def __cinit__(self):
+        self.retired = []
+        self.serving = Names()
+        self.current.store(build(0, {}, <Names>self.serving))
+
+    cdef int add_reader(self, Reader* reader) except -1:
+        if self.n_readers == MAX_IO_THREADS:
+            raise ValueError(f"{self.n_readers + 1} I/O threads; at most {MAX_IO_THREADS}")
+        self.readers[self.n_readers] = reader
+        self.n_readers += 1
+        return self.n_readers - 1
+
+    def publish(self, dict models):
+        """Swap in {name: ({version or label: NativeVersion}, default or None)}; returns the generation. Never blocks traffic."""
+        names = Names()
+        cdef Snapshot* fresh = build(self.generation + 1, models, names)
+        cdef Snapshot* old = self.current.exchange(fresh)           # pairs with Reader.turn in the I/O loop
+        self.generation += 1
+        turns = [self.readers[i].turn.load(memory_order_seq_cst) for i in range(self.n_readers)]
+        self.retired.append((<uintptr_t>old, self.serving, turns))
+        self.serving = names
+        self.reclaim()
+        return self.generation
+
+    def reclaim(self):
+        """Free retired snapshots that nothing can reach any more, and let go of their versions. Returns how many are left."""
+        kept = []
+        for address, names, turns in self.retired:
+            if is_reachable(self, <Snapshot*><uintptr_t>address, turns):
+                kept.append((address, names, turns))
+            else:
+                snapshot_free(<Snapshot*><uintptr_t>address)
+        self.retired = kept
+        return len(kept)
+
+    def holds(self, version):
+        """Whether the current or a retired snapshot still points to this NativeVersion."""
+        return any([version in (<Names>names).versions for names in [self.serving] + [names for _, names, _ in self.retired]])
+
+    def __dealloc__(self):
+        # No I/O thread exists any more: the server that runs them holds a reference until they are joined.
+        if self.retired is not None:
+            for address, _, _ in self.retired:
+                snapshot_free(<Snapshot*><uintptr_t>address)
+        snapshot_free(self.current.load())

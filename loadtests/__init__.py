@@ -1,0 +1,1 @@
+"""Load: benches beside other servers, locust scenarios, and what both send."""

@@ -1,0 +1,1 @@
+"""Requests whose body is one tensor. Native only: raw_body.pxd."""

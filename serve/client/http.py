@@ -1,0 +1,166 @@
+"""The client over HTTP/1.1 with keep-alive; tensors travel in binary. Paths and payloads: Open Inference Protocol, HTTP/REST.
+
+One Client is one connection: use one for each thread.
+"""
+
+import http.client
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+from serve.client.tensors import Array, datatype_of, from_bytes, from_json, to_bytes
+from serve.errors import HeadraceError
+from serve.types import IndexEntry, VersionState
+
+_JSON_LENGTH = "Inference-Header-Content-Length"
+
+
+class ClientError(HeadraceError):
+    """The server refused, or could not be understood or reached. status: HTTP status, 0 without an answer; text: the server's own."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"{status}: {text}" if status else text)
+        self.status, self.text = status, text
+
+
+@dataclass(frozen=True, slots=True)
+class InferResult:
+    """outputs: name to array, in the server's order. headers: of the answer, names in lower case."""
+
+    model_name: str
+    model_version: str
+    outputs: Mapping[str, Array]
+    headers: Mapping[str, str]
+    id: str = ""
+
+
+class Client:
+    """`with Client("http://127.0.0.1:8000") as client: client.infer("digits", {"input": rows})`. Every method raises ClientError."""
+
+    def __init__(self, url: str = "http://127.0.0.1:8000", timeout_s: float = 60.0) -> None:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        if parts.scheme != "http" or not parts.hostname:
+            raise ClientError(0, f"{url!r} is no URL like http://127.0.0.1:8000")
+        self.url = f"http://{parts.netloc}"
+        self._prefix = parts.path.rstrip("/")
+        self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def infer(
+        self, model: str, inputs: Mapping[str, Array], version: str | None = None, outputs: Sequence[str] | None = None,
+    ) -> InferResult:
+        """Inputs of any shape and dtype that OIP knows; version may be a label; outputs: those wanted, all unless given."""
+        request: dict[str, Any] = {"inputs": []}
+        blobs = []
+        for name, array in inputs.items():
+            blobs.append(to_bytes(array))
+            request["inputs"].append({"name": name, "shape": list(array.shape), "datatype": datatype_of(array),
+                                      "parameters": {"binary_data_size": len(blobs[-1])}})
+        if outputs is None:
+            request["parameters"] = {"binary_data_output": True}
+        else:
+            request["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
+        head = json.dumps(request).encode()
+        answer, headers = self._call("POST", f"{_model_path(model, version)}/infer", head + b"".join(blobs),
+                                     {_JSON_LENGTH: str(len(head)), "Content-Type": "application/octet-stream"})
+        try:
+            return _result(answer, headers)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ClientError(200, f"the answer is not in the protocol's form: {error!r}") from error
+
+    def metadata(self, model: str | None = None, version: str | None = None) -> dict[str, Any]:
+        """What the server tells about a model, or about itself."""
+        return dict(self._json("GET", "/v2" if model is None else _model_path(model, version)))
+
+    def is_ready(self, model: str | None = None, version: str | None = None) -> bool:
+        path = "/v2/health/ready" if model is None else f"{_model_path(model, version)}/ready"
+        try:
+            self._call("GET", path)
+        except ClientError as error:
+            if error.status in (400, 404, 503):
+                return False
+            raise
+        return True
+
+    def index(self, ready: bool = False) -> list[IndexEntry]:
+        """All model versions that the server knows; with `ready`, those that answer."""
+        entries = self._json("POST", "/v2/repository/index", {"ready": True} if ready else {})
+        return [IndexEntry(e["name"], e.get("version", ""), VersionState(e.get("state", "UNKNOWN")), e.get("reason", "")) for e in entries]
+
+    def load(self, model: str) -> None:
+        self._call("POST", f"/v2/repository/models/{quote(model, safe='')}/load", b"{}")
+
+    def unload(self, model: str) -> None:
+        self._call("POST", f"/v2/repository/models/{quote(model, safe='')}/unload", b"{}")
+
+    def _json(self, method: str, path: str, body: object = None) -> Any:
+        answer, _ = self._call(method, path, None if body is None else json.dumps(body).encode())
+        try:
+            return json.loads(answer)
+        except ValueError as error:
+            raise ClientError(200, f"{path} answered with something that is no JSON: {error}") from error
+
+    def _call(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None,
+    ) -> tuple[bytes, dict[str, str]]:
+        # A kept connection may have been closed by the server meanwhile: that much is tried once more, on a new one.
+        kept = self._connection.sock is not None
+        try:
+            try:
+                response = self._send(method, path, body, headers or {})
+            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                self._connection.close()
+                if not kept:
+                    raise
+                response = self._send(method, path, body, headers or {})
+            content = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise ClientError(0, f"no answer from {self.url}: {error}") from error
+        if response.status != 200:
+            raise ClientError(response.status, _error_text(content, response.reason))
+        return content, {name.lower(): value for name, value in response.getheaders()}
+
+    def _send(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+        self._connection.request(method, self._prefix + path, body, dict(headers))
+        return self._connection.getresponse()
+
+
+def _model_path(model: str, version: str | None) -> str:
+    path = f"/v2/models/{quote(model, safe='')}"
+    return path if version is None else f"{path}/versions/{quote(version, safe='')}"
+
+
+def _error_text(content: bytes, reason: str) -> str:
+    try:
+        return str(json.loads(content)["error"])
+    except (ValueError, KeyError, TypeError):
+        return content.decode("utf-8", "replace").strip() or reason
+
+
+def _result(answer: bytes, headers: dict[str, str]) -> InferResult:
+    json_length = int(headers.get(_JSON_LENGTH.lower(), len(answer)))
+    head = json.loads(answer[:json_length])
+    outputs: dict[str, Array] = {}
+    at = json_length
+    for output in head["outputs"]:
+        if "data" in output:
+            outputs[output["name"]] = from_json(output["datatype"], output["shape"], output["data"])
+            continue
+        end = at + int(output["parameters"]["binary_data_size"])
+        outputs[output["name"]] = from_bytes(output["datatype"], output["shape"], answer[at:end])
+        at = end
+    if at != len(answer):
+        raise ValueError(f"{len(answer)} bytes where the outputs end at {at}")
+    return InferResult(head["model_name"], str(head.get("model_version", "")), outputs, headers, head.get("id", ""))

@@ -1,0 +1,40 @@
+# To be sourced: what a root file system needs in order to install packages the way this host does. The host's apt sources, its pip
+# configuration and its CA certificates are copied in; nothing here knows where packages come from.
+
+# Directories that pip's configuration points to: they have to be where it says, inside as well.
+pip_directories() {
+    python3 -m pip config list 2>/dev/null | grep -oE "(file://)?/[^' ]+" | sed 's#^file://##' | while read -r path; do
+        while [ "$path" != / ] && [ ! -d "$path" ]; do path=$(dirname "$path"); done
+        # Certificates and the like lie in system folders, which are copied.
+        case $path in / | /etc* | /usr* | /var*) ;; *) echo "$path" ;; esac
+    done | sort -u
+}
+
+# Variables of the environment that tell pip and Python's ssl how to reach a registry.
+network_environment() {
+    env | grep -E '^(PIP_|SSL_CERT_FILE=|REQUESTS_CA_BUNDLE=|https?_proxy=|HTTPS?_PROXY=|no_proxy=|NO_PROXY=)' || true
+}
+
+copy_host_config() { # root
+    local root=$1 path
+    mkdir -p "$root/etc/apt" "$root/etc/ssl/certs" "$root/root/.config/pip" "$root/usr/share/keyrings"
+    for path in /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/auth.conf.d /etc/apt/keyrings /etc/apt/trusted.gpg.d /usr/share/keyrings; do
+        [ -e "$path" ] && cp -aT "$path" "$root$path"
+    done
+    for path in /etc/apt/apt.conf.d/*; do
+        # How to reach the sources, not what to do after an installation.
+        grep -qE 'Acquire|Proxy' "$path" && cp -a "$path" "$root$path"
+    done
+    for path in /etc/pip.conf /etc/resolv.conf /etc/hosts /etc/ssl/certs/ca-certificates.crt; do
+        [ -e "$path" ] && cp -L "$path" "$root$path"
+    done
+    for path in "$HOME/.config/pip/pip.conf" "$HOME/.pip/pip.conf"; do
+        [ -e "$path" ] && cp "$path" "$root/root/.config/pip/pip.conf"
+    done
+    return 0
+}
+
+# The first mirror of this host's apt sources, for debootstrap.
+apt_mirror() {
+    apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 2>/dev/null | sort | uniq -c | sort -rn | awk '{print $2}' | grep -v security | head -1
+}
