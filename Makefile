@@ -18,7 +18,7 @@ setup:
 
 # Writes the demo repository once, then serves it.
 serve: setup
-	@[ -d $(DEMO) ] || { rm -rf $(DEMO).new && $(BIN)/headrace init $(DEMO).new --demo && mv $(DEMO).new $(DEMO); }
+	@[ -d $(DEMO) ] || $(BIN)/headrace init $(DEMO) --demo
 	@exec $(BIN)/headrace serve $(DEMO) $(ARGS)
 
 test: setup
@@ -32,7 +32,7 @@ test-slow: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/cython-lint ext
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint ext
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/check_nogil.py
 	$(BIN)/python tools/generate_protocol.py --check

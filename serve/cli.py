@@ -1,5 +1,6 @@
 """The `headrace` command. What a command needs is imported when it runs, so that --help stays quick."""
 
+import contextlib
 import inspect
 import json
 import os
@@ -52,7 +53,7 @@ def serve(paths: list[Path] | None, config: Path | None, **flags: Any) -> None:
 
     try:
         settings = load_settings({"paths": paths or None, **flags}, os.environ, config)
-        code = supervise(settings, lambda ready, ports: print(banner(settings, ready, ports), flush=True))
+        code = supervise(settings, lambda ready, ports: _show(banner(settings, ready, ports)))
     except SettingError as error:
         _complain(error)
         code = USAGE if error.source == "flag" else CONFIGURATION
@@ -188,6 +189,11 @@ def unload(model: Model, url: Url = DEFAULT_URL) -> None:
     with Client(url) as client:
         client.unload(model)
     print(f"unloaded {model}")
+
+
+def _show(text: str) -> None:
+    with contextlib.suppress(OSError):      # a reader that has left (`| head`) must not stop the service
+        print(text, flush=True)
 
 
 def _complain(error: Exception) -> None:

@@ -6,7 +6,8 @@ pip_directories() {
     python3 -m pip config list 2>/dev/null | grep -oE "(file://)?/[^' ]+" | sed 's#^file://##' | while read -r path; do
         while [ "$path" != / ] && [ ! -d "$path" ]; do path=$(dirname "$path"); done
         # Certificates and the like lie in system folders, which are copied.
-        case $path in / | /etc* | /usr* | /var*) ;; *) echo "$path" ;; esac
+        # An index in files links to the files beside it.
+        case $path in / | /etc* | /usr* | /var*) ;; */simple) dirname "$path" ;; *) echo "$path" ;; esac
     done | sort -u
 }
 
@@ -17,7 +18,7 @@ network_environment() {
 
 copy_host_config() { # root
     local root=$1 path
-    mkdir -p "$root/etc/apt" "$root/etc/ssl/certs" "$root/root/.config/pip" "$root/usr/share/keyrings"
+    mkdir -p "$root/etc/apt/apt.conf.d" "$root/etc/ssl/certs" "$root/root/.config/pip" "$root/usr/share/keyrings"
     for path in /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/auth.conf.d /etc/apt/keyrings /etc/apt/trusted.gpg.d /usr/share/keyrings; do
         [ -e "$path" ] && cp -aT "$path" "$root$path"
     done

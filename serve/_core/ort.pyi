@@ -1,8 +1,11 @@
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self, TypeAlias
+
+from typing_extensions import disjoint_base
 
 from serve.types import TensorSpec
 
+@disjoint_base
 class Session:
     path: str
     device: str
@@ -17,8 +20,8 @@ class Session:
     model_version: int
     @property
     def batchable(self) -> bool: ...
-    def __init__(
-        self,
+    def __new__(
+        cls,
         path: str,
         device: str = "cpu",
         *,
@@ -27,8 +30,8 @@ class Session:
         disable_cpu_fallback: bool = False,
         cuda: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
-    ) -> None: ...
+    ) -> Self: ...
 
-Spec = tuple[str, str, list[int], int]
+_Spec: TypeAlias = tuple[str, str, list[int], int]
 
-def signature_for_test(session: Session, max_batch: int) -> tuple[list[Spec], list[Spec], int]: ...
+def signature_for_test(session: Session, max_batch: int) -> tuple[list[_Spec], list[_Spec], int]: ...

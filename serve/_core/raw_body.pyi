@@ -1,1 +1,1 @@
-"""Requests whose body is one tensor. Native only: raw_body.pxd."""
+# Requests whose body is one tensor. Native only: raw_body.pxd.

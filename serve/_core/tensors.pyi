@@ -1,4 +1,4 @@
-"""Datatypes, and requests held against a model's signature. Native threads use the functions of tensors.pxd; here is what tests see."""
+# Datatypes, and requests held against a model's signature. Native threads use the functions of tensors.pxd; here is what tests see.
 
 KINDS: dict[str, int]
 
@@ -13,8 +13,10 @@ def bind_for_test(
     outputs: list[tuple[bytes, bytes, tuple[int, ...]]],
     max_batch: int,
     given: list[tuple[bytes, bytes, tuple[int, ...], bytes]],
-    wanted: list[bytes] = ...,
+    wanted: list[bytes] | None = ...,
     *,
     raw_body: bool = ...,
     repeat: int = ...,
 ) -> dict[str, object] | tuple[int, str]: ...
+
+class Scratch: ...

@@ -1,1 +1,1 @@
-"""Typed contents of a tensor on the wire. Native only: wire_contents.pxd."""
+# Typed contents of a tensor on the wire. Native only: wire_contents.pxd.

@@ -1,1 +1,1 @@
-"""Parameters on the wire. Native only: wire_parameters.pxd."""
+# Parameters on the wire. Native only: wire_parameters.pxd.

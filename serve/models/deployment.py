@@ -62,8 +62,8 @@ class Deployer:
         remaining = {version: served for version, served in record.served.items() if version not in gone}
         self._publish(record, remaining, record.labels)
         record.served = remaining
-        self._on_change()
         self._retire(record, gone, ())
+        self._on_change()
         await self.settled(record.name)
 
     async def settled(self, name: str) -> None:
@@ -121,12 +121,12 @@ class Deployer:
         for version in fresh:
             if version not in before:
                 record.advance(version, VersionState.READY)
-        self._on_change()
         for version, reason in plan.unavailable.items():
             record.advance(version, VersionState.UNAVAILABLE, reason)
         replaced = [before[version] for version in fresh if version in before]
         self._retire(record, {version: one for version, one in before.items() if version not in served}, replaced)
         record.forget_others(plan.source.versions.keys() | plan.unavailable.keys())
+        self._on_change()
 
     def _publish(self, record: ModelRecord, served: Mapping[str, Served], labels: Mapping[str, str]) -> None:
         others = {name: model for name, model in self._catalog.table().items() if name != record.name}

@@ -20,7 +20,7 @@ from serve.models.crash_marks import DIED_WHILE_LOADING, CrashMarks
 from serve.models.deployment import Deployer
 from serve.models.engine_port import Engine
 from serve.models.load_plan import LoadPlan, ModelRepository, plan_model, plan_version
-from serve.models.repository import ModelSource, Scan
+from serve.models.repository import ModelSource
 from serve.models.states import ModelRecord
 from serve.types import IndexEntry, ModelDescription, VersionState, VersionStatistics
 
@@ -62,7 +62,7 @@ class Progress:
 
 
 class ModelManager:
-    """All models of a worker. Lives on one event loop; queries answer from memory."""
+    """All models of a worker. Lives on one event loop; queries answer from memory, but for `index`."""
 
     def __init__(self, repository: ModelRepository, engine: Engine, marks: CrashMarks, options: LifecycleOptions) -> None:
         self._repository = repository
@@ -75,14 +75,14 @@ class ModelManager:
         # A lock lives as long as somebody holds or awaits it, so asking for unknown names costs no memory.
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._operations: set[asyncio.Task[None]] = set()
-        self._on_disk = Scan({}, {})
         self._is_closing = False
 
     # Queries
 
-    def index(self, ready_only: bool = False) -> list[IndexEntry]:
-        """Every known version, and the models that were on disk at the last look and never loaded."""
-        return self._catalog.index(self._on_disk.models, self._on_disk.problems, ready_only)
+    async def index(self, ready_only: bool = False) -> list[IndexEntry]:
+        """Every known version, and the models on disk that were never loaded."""
+        found = await asyncio.to_thread(self._repository.scan)
+        return self._catalog.index(found.models, found.problems, ready_only)
 
     def describe(self, name: str, version: str = "") -> ModelDescription:
         """version: number, label, or "" for the default. Raises NotFound, Unavailable."""
@@ -106,10 +106,6 @@ class ModelManager:
 
     # Operations
 
-    async def refresh(self) -> None:
-        """Looks at the disk again, for `index`; every load does as well."""
-        self._on_disk = await asyncio.to_thread(self._repository.scan)
-
     async def load_all(
         self, names: Collection[str] | None = None, progress: Callable[[Progress], None] = lambda _: None
     ) -> Mapping[str, str]:
@@ -118,7 +114,7 @@ class ModelManager:
         Versions do not depend on each other here: those that load serve. Raises ConfigurationError for what is wrong with the
         repository as a whole, and for names that it does not have.
         """
-        found = self._on_disk = await asyncio.to_thread(self._repository.scan_strictly)
+        found = await asyncio.to_thread(self._repository.scan_strictly)
         await asyncio.to_thread(self._marks.recover)
         wanted = sorted(found.models if names is None else set(names))
         for name in wanted:
@@ -168,6 +164,10 @@ class ModelManager:
         Raises NotFound, Unavailable; InvalidArgument when a label or routing plan names it.
         """
         await self._operation(name, lambda: self._unload_version(name, version))
+
+    async def wait_settled(self, name: str) -> None:
+        """Returns when everything that loads and unloads took away from a model is closed."""
+        await self._deployer.settled(name)
 
     async def close(self) -> None:
         """Ends everything: waits for what was begun, unpublishes all, returns when all is closed. Called once."""
@@ -266,11 +266,11 @@ class ModelManager:
         await self._deployer.withdraw(record, (number,))
 
     async def _poll(self, name: str) -> ModelSource:
-        await self.refresh()
-        source = self._on_disk.models.get(name)
+        found = await asyncio.to_thread(self._repository.scan)
+        source = found.models.get(name)
         if source is not None:
             return source
-        problem = self._on_disk.problems.get(name, "")
+        problem = found.problems.get(name, "")
         raise NotFound(f"failed to load '{name}', failed to poll from model repository{problem and ': '}{problem}")
 
     def _forgive(self, name: str, versions: Iterable[str]) -> None:

@@ -61,7 +61,7 @@ def find_library() -> Path:
     folders = [Path(place) / "capi" for place in (spec.submodule_search_locations or [])] if spec else []
     libraries = sorted(library for folder in folders for library in folder.glob("libonnxruntime.so*"))
     if not libraries:
-        raise ConfigurationError("ONNX Runtime is not installed: run `pip install 'headrace[cpu]'`, or `pip install 'headrace[gpu]'` for a GPU")
+        raise ConfigurationError("ONNX Runtime is missing: run `pip install 'headrace[cpu]'`, with a GPU `pip install 'headrace[gpu]'`")
     return libraries[-1]
 
 

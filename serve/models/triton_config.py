@@ -4,6 +4,7 @@ A field that is set and cannot be honoured is refused by its name, or warned of 
 wire order in `_HONOURED`; everything else of its schema is not honoured.
 """
 
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -78,12 +79,29 @@ def from_override(json_text: str, model_name: str, base: ModelConfig) -> ModelCo
     where = "parameter 'config'"
     message = messages.ModelConfig()
     try:
-        json_format.Parse(json_text, message)
-    except (json_format.ParseError, RecursionError) as error:
-        raise ConfigurationError(f"{where}: not a model configuration in JSON: {error}") from error
+        json_format.ParseDict(_json_object(json_text), message)
+    except (json_format.ParseError, ValueError, RecursionError) as error:
+        # The first line says what is wrong; the next ones list the whole schema.
+        raise ConfigurationError(f"{where}: not a model configuration in JSON: {str(error).partition(chr(10))[0]}") from error
     config = _model_config(message, where, model_name, lenient=False)
     kept = {key: getattr(base, key) for key in _KEPT_BY_OVERRIDE}
     return config.model_copy(update={**kept, "class_labels": {**base.class_labels, **config.class_labels}})
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """json_format itself takes a list for an object, keeps the last of equal keys in places, and breaks on lone surrogates."""
+    data = json.loads(text, object_pairs_hook=_unique_keys)
+    if not isinstance(data, dict):
+        raise ValueError(f"expected an object, found {type(data).__name__}")
+    json.dumps(data, ensure_ascii=False).encode()
+    return data
+
+
+def _unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"key '{next(key for key in keys if keys.count(key) > 1)}' is given twice")
+    return dict(pairs)
 
 
 def _model_config(message: messages.ModelConfig, where: str, model_name: str, lenient: bool) -> ModelConfig:

@@ -153,8 +153,11 @@ def test_several_inputs_and_outputs(tmp_path):
 def test_strings_keep_their_rows(data):
     width = data.draw(st.integers(1, 3))
     elements = st.binary(max_size=12)
-    batch = [np.array(data.draw(st.lists(elements, min_size=rows * width, max_size=rows * width)) + [None], object)[:-1].reshape(rows, width)
-             for rows in data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))]
+    batch = []
+    for rows in data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=5)):
+        batch.append(np.empty(rows * width, object))
+        batch[-1][:] = data.draw(st.lists(elements, min_size=rows * width, max_size=rows * width))
+        batch[-1] = batch[-1].reshape(rows, width)
     for got, given_ in zip(run(STRINGS[width], 32, [[a] for a in batch]), batch, strict=True):
         assert_same(got["y"], given_ + b"!")
 
@@ -200,7 +203,7 @@ def test_bytes_that_do_not_match_the_shape_are_refused(tmp_path, dims):
     for bad in (((1, 3), bytes(11)), ((1, 3), bytes(16)), ((1, 3), b"")):
         with pytest.raises(InternalError, match="input 'x' "):
             runner.run_for_test(session, 8, [[good], [bad]])
-    with pytest.raises(InternalError, match="input 'x' does not hold the bytes of its shape|holds 8 bytes"):
+    with pytest.raises(InternalError, match=r"input 'x' (does not hold the bytes of its shape|holds 8 bytes)"):
         runner.run_for_test(session, 8, [[((1, 2**40), bytes(8))]])
 
 
@@ -236,7 +239,7 @@ def test_an_output_with_other_rows_is_refused_by_name(tmp_path, width):
     session = models.session(path)
     harness = runner.RunnerHarness(session, 8)
     for rows in (3, 1, 3):
-        with pytest.raises(InternalError, match=f"returned output 'twice' with {2 * rows} rows for a batch of {rows}: .* max_batch_size to 0"):
+        with pytest.raises(InternalError, match=f"output 'twice' with {2 * rows} rows for a batch of {rows}: .* max_batch_size to 0"):
             harness.run([[models.to_wire(np.zeros((rows, 4), np.float32))]])
     assert run(session, 0, [[np.ones((3, 4), np.float32)]])[0]["twice"].shape == (6, 4)
     ort_library.drain_log()

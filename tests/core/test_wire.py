@@ -13,15 +13,16 @@ from serve.protocol import messages
 
 # datatype -> (field of InferTensorContents, struct format, lowest, highest)
 INTEGERS = {
-    "UINT8": ("uint_contents", "B", 0, 2**8 - 1), "UINT16": ("uint_contents", "H", 0, 2**16 - 1), "UINT32": ("uint_contents", "I", 0, 2**32 - 1),
-    "UINT64": ("uint64_contents", "Q", 0, 2**64 - 1), "INT8": ("int_contents", "b", -(2**7), 2**7 - 1),
+    "UINT8": ("uint_contents", "B", 0, 2**8 - 1), "UINT16": ("uint_contents", "H", 0, 2**16 - 1),
+    "UINT32": ("uint_contents", "I", 0, 2**32 - 1), "UINT64": ("uint64_contents", "Q", 0, 2**64 - 1),
+    "INT8": ("int_contents", "b", -(2**7), 2**7 - 1),
     "INT16": ("int_contents", "h", -(2**15), 2**15 - 1), "INT32": ("int_contents", "i", -(2**31), 2**31 - 1),
     "INT64": ("int64_contents", "q", -(2**63), 2**63 - 1),
 }
 FIELDS = {name: field for name, (field, *_) in INTEGERS.items()} | {
     "BOOL": "bool_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents", "FP16": None, "BF16": None,
 }
-CONTENTS = ("bool_contents", "int_contents", "int64_contents", "uint_contents", "uint64_contents", "fp32_contents", "fp64_contents", "bytes_contents")
+CONTENTS = tuple(field.name for field in messages.InferTensorContents.DESCRIPTOR.fields)
 
 
 class Refused(Exception):
@@ -146,8 +147,8 @@ def parameters(draw, keys):
     return draw(keys), value
 
 
-request_keys = st.sampled_from(["timeout", "priority", "triton_enable_empty_final_response", "sequence_id", "sequence_start", "custom", "headers",
-                                "binary_data_output", "triton_x", ""])
+request_keys = st.sampled_from(["timeout", "priority", "triton_enable_empty_final_response", "sequence_id", "sequence_start", "custom",
+                                "headers", "binary_data_output", "triton_x", ""])
 tensor_keys = st.sampled_from(["classification", "custom", "binary_data", "shared_memory_region", ""])
 
 
@@ -231,8 +232,8 @@ def varint(value, pad=0):
     return bytes(out) + bytes([value])
 
 
-def field(number, wire_type, content=b""):
-    return varint(number << 3 | wire_type) + (varint(len(content)) if wire_type == 2 else b"") + content
+def field(number, wire_type, content=b"", pad=0):
+    return varint(number << 3 | wire_type, pad) + (varint(len(content), pad) if wire_type == 2 else b"") + content
 
 
 @st.composite
@@ -244,7 +245,8 @@ def any_fields(draw, depth=0):
         wire_type = draw(st.sampled_from([0, 1, 2, 2, 2, 2, 3, 5, 4, 6]))
         inner = draw(any_fields(depth + 1)) if depth < 4 and wire_type in (2, 3) and draw(st.booleans()) else None
         if inner is None:
-            inner = draw(st.one_of(st.binary(max_size=4), st.sampled_from([b"FP32", b"INT8", b"BYTES", b"\x01", b"\xff\xff\xff\xff\x0f", b"\xed\xa0\x80"])))
+            known = st.sampled_from([b"FP32", b"INT8", b"BYTES", b"\x01", b"\xff\xff\xff\xff\x0f", b"\xed\xa0\x80"])
+            inner = draw(st.binary(max_size=4) | known)
         if wire_type == 0:
             out += field(number, 0, varint(draw(st.integers(0, 2**64 - 1)), pad=draw(st.integers(0, 11))))
         elif wire_type in (1, 5):
@@ -252,11 +254,11 @@ def any_fields(draw, depth=0):
         elif wire_type == 3:
             out += field(number, 3) + inner + field(draw(st.sampled_from([number, number, number, 1])), 4)
         else:
-            out += field(number, wire_type, inner)
+            out += field(number, wire_type, inner, pad=draw(st.sampled_from([0, 0, 0, 5, 6])))
     return out
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(any_fields())
 def test_reads_any_wire_form_as_protobuf_does(data):
     check_against_protobuf(data)
@@ -292,7 +294,7 @@ def test_packed_and_unpacked_elements_of_one_field_follow_each_other():
 
 
 def test_raw_contents_may_come_before_the_inputs_they_belong_to():
-    data = field(7, 2, b"abcd") + field(7, 2, b"e") + field(5, 2, field(2, 2, b"FP32") + field(1, 2, b"x")) + field(5, 2, field(2, 2, b"BOOL"))
+    data = field(7, 2, b"abcd") + field(7, 2, b"e") + field(5, 2, field(2, 2, b"FP32")) + field(5, 2, field(2, 2, b"BOOL"))
     check_against_protobuf(data)
     assert [tensor[3] for tensor in decoded(data)["inputs"]] == [b"abcd", b"e"]
 
@@ -318,7 +320,8 @@ def test_groups_that_are_too_deep_or_do_not_match_are_refused():
     assert "malformed" in refused(field(9, 4))
 
 
-@pytest.mark.parametrize("text", [b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"12345678\x80", b"\xf8\x88\x80\x80\x80"])
+@pytest.mark.parametrize("text", [b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"12345678\x80",
+                                  b"\xf8\x88\x80\x80\x80"])
 def test_strings_that_are_not_utf8_are_refused(text):
     for data in (field(1, 2, text), field(2, 2, text), field(3, 2, text), field(5, 2, field(1, 2, text)), field(6, 2, field(1, 2, text)),
                  field(4, 2, field(1, 2, text)), field(4, 2, field(2, 2, field(3, 2, text)))):
@@ -355,8 +358,9 @@ def test_half_precision_comes_raw_only(datatype):
     request, tensor = request_of()
     tensor.datatype = datatype
     tensor.contents.fp32_contents.append(1.0)
-    text = refused(request.SerializeToString())
-    assert text == f"unexpected explicit tensor data for input 'x' of model 'm': fp32_contents has elements, but {datatype} data belongs in raw_input_contents"
+    assert refused(request.SerializeToString()) == (
+        f"unexpected explicit tensor data for input 'x' of model 'm': fp32_contents has elements, but {datatype} data belongs in "
+        "raw_input_contents")
 
 
 def test_elements_out_of_range():
@@ -456,8 +460,8 @@ output_tensors = st.lists(
 @settings(max_examples=200, deadline=None)
 @given(names, names, st.none() | names, output_tensors, st.booleans(), st.booleans())
 def test_protobuf_reads_what_we_wrote(model, version, request_id, outputs, stream, final):
-    data = wire.encode_for_test(model.encode(), version.encode(), None if request_id is None else request_id.encode(), outputs, stream=stream,
-                                final_response=final)
+    encoded_id = None if request_id is None else request_id.encode()
+    data = wire.encode_for_test(model.encode(), version.encode(), encoded_id, outputs, stream=stream, final_response=final)
     wanted = messages.ModelInferResponse(model_name=model, model_version=version, id=request_id or "")
     for name, datatype, shape, content in outputs:
         wanted.outputs.add(name=name.decode(), datatype=datatype.decode(), shape=shape)

@@ -39,9 +39,10 @@ def answer_pings(channel: WorkerChannel, count: int) -> None:
     def counted(event: Event) -> None:
         nonlocal n_sent
         send(event)
-        n_sent += isinstance(event, Pong)
-        if n_sent == count:
-            stop_supervisor()
+        if isinstance(event, Pong):
+            n_sent += 1
+            if n_sent == count:
+                stop_supervisor()
 
     channel.send = counted      # type: ignore[method-assign]
     channel.send(READY)

@@ -152,7 +152,7 @@ def run(configured: Settings, on_ready: list[tuple[Ready, Ports]] | None = None)
 
 def test_a_drained_worker_ends_the_service_with_0(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    assert run(settings(tmp_path, "drains", drain_timeout_s="7", pre_stop_delay_s="0.5")) == 0
+    assert run(settings(tmp_path, "drains", drain_timeout="7", pre_stop_delay="0.5")) == 0
     assert "headrace: order 0.5 7" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -183,7 +183,7 @@ def test_connections_outlive_a_killed_worker(tmp_path: Path) -> None:
 
 def test_a_worker_that_ignores_the_drain_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sv, "KILL_GRACE_NS", 50 * MS)
-    assert run(settings(tmp_path, "ignores", drain_timeout_s="0")) == 137
+    assert run(settings(tmp_path, "ignores", drain_timeout="0")) == 137
 
 
 @pytest.mark.parametrize("role", ["hangs", "babbles"])

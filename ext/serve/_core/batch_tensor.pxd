@@ -33,13 +33,17 @@ cdef struct BatchTensor:
     const size_t* offsets           # output of BYTES: [elements + 1] where each begins in content; in data, too
     size_t n_elements               # output of BYTES
 
-cdef int batch_tensor_init(BatchTensor* tensor, const TensorSpec* spec, int64_t max_batch, HostMemory* memory) noexcept nogil    # -1: memory is out
+# -1: memory is out.
+cdef int batch_tensor_init(BatchTensor* tensor, const TensorSpec* spec, int64_t max_batch, HostMemory* memory) noexcept nogil
 cdef void batch_tensor_free(BatchTensor* tensor) noexcept nogil
 # Copies input `index` of every request behind each other and makes the value. rows_total: sum of rows.
-cdef int batch_tensor_gather(BatchTensor* tensor, int index, Tensor*** inputs, const int64_t* rows, int count, int64_t rows_total, Failure* failure) noexcept nogil
-cdef int batch_tensor_prepare(BatchTensor* tensor, int64_t rows_total, Failure* failure) noexcept nogil     # a fixed output's value for so many rows
-cdef void batch_tensor_adopt(BatchTensor* tensor, void* value) noexcept nogil                               # takes an output that the library allocated
-cdef int batch_tensor_read(BatchTensor* tensor, int64_t rows_total, Failure* failure) noexcept nogil        # shape and content of an adopted output
+cdef int batch_tensor_gather(BatchTensor* tensor, int index, Tensor*** inputs, const int64_t* rows, int count, int64_t rows_total,
+                             Failure* failure) noexcept nogil
+# A fixed output's value for so many rows.
+cdef int batch_tensor_prepare(BatchTensor* tensor, int64_t rows_total, Failure* failure) noexcept nogil
+# Takes an output that the library allocated; read: its shape and content.
+cdef void batch_tensor_adopt(BatchTensor* tensor, void* value) noexcept nogil
+cdef int batch_tensor_read(BatchTensor* tensor, int64_t rows_total, Failure* failure) noexcept nogil
 cdef void batch_tensor_release(BatchTensor* tensor) noexcept nogil      # forgets the run: releases its value unless it is kept
 # Bytes of rows [first, first + rows) of an output; not batched: everything. The caller has checked the range.
 cdef void batch_tensor_cut(const BatchTensor* tensor, int64_t first, int64_t rows, Tensor* view) noexcept nogil

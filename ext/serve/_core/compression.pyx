@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t
 from libc.string cimport memset
 
-from serve._core.failure cimport INVALID_ARGUMENT, TOO_LARGE, UNAVAILABLE, Failure, fail
+from serve._core.failure cimport INVALID_ARGUMENT, OK, TOO_LARGE, UNAVAILABLE, Failure, fail
 from serve._core.memory cimport Buffer, Slice, buffer_append, buffer_free, buffer_reserve, slice_is, slice_make
 
 cdef extern from * nogil:
@@ -213,17 +213,18 @@ cdef int deflate_all(int encoding, const uint8_t* data, size_t length, Buffer* o
     return status
 
 
-# For the tests: the functions above on Python bytes. A refusal is ValueError(kind, text).
-def name_to_encoding(bytes name) -> int:
+# --- For the tests: the functions above on Python bytes ------------------------------------------------------------------
+
+def name_to_encoding(bytes name):
     return encoding_from_name(slice_make(<const char*>name, len(name)))
 
 
-def accept_to_encoding(bytes accept) -> int:
+def accept_to_encoding(bytes accept):
     return encoding_accepted(slice_make(<const char*>accept, len(accept)))
 
 
-def inflate_bytes(int encoding, const uint8_t[::1] data, size_t limit, size_t padding, bytes before) -> bytes:
-    """`before` and behind it what `data` unpacks to; after a refusal `before` must be all there is."""
+def inflate_bytes(int encoding, const uint8_t[::1] data, size_t limit, size_t padding, bytes before):
+    """(`before` and behind it what `data` unpacks to, kind and text of the failure); the padding is written over."""
     cdef Buffer out
     cdef Failure failure
     cdef int status
@@ -234,16 +235,15 @@ def inflate_bytes(int encoding, const uint8_t[::1] data, size_t limit, size_t pa
     try:
         with nogil:
             status = inflate_all(encoding, first, data.shape[0], limit, padding, &out, &failure)
-        if status == 0:
-            memset(out.data + out.length, 0xff, padding)
-            return out.data[:out.length]
-        assert out.data[:out.length] == before
-        raise ValueError(failure.kind, failure.text.decode())
+        if status:
+            return out.data[:out.length], failure.kind, failure.text.decode()
+        memset(out.data + out.length, 0xff, padding)
+        return out.data[:out.length], OK, ""
     finally:
         buffer_free(&out)
 
 
-def deflate_bytes(int encoding, const uint8_t[::1] data, bytes before) -> bytes:
+def deflate_bytes(int encoding, const uint8_t[::1] data, bytes before):
     cdef Buffer out
     cdef const uint8_t* first = &data[0] if data.shape[0] else NULL
     memset(&out, 0, sizeof(out))

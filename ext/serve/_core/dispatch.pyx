@@ -2,7 +2,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memmove, strlen
 
-from serve._core.batcher cimport batch_run, pool_cancel, pool_finish, pool_nudge, pool_submit, pool_take_inline, stats_of
+from serve._core.batcher cimport Pool, batch_run, pool_cancel, pool_finish, pool_nudge, pool_submit, pool_take_inline, stats_of
 from serve._core.call cimport *
 from serve._core.compression cimport IDENTITY, UNKNOWN_ENCODING, inflate_all
 from serve._core.control_queue cimport control_submit
@@ -664,15 +664,15 @@ cdef void dispatch_done(IoThread* io, Request* request, uint64_t now) noexcept n
     finish_request(io, request)
 
 
-cdef void run_inline(IoThread* io) noexcept nogil:
+cdef void run_inline(IoThread* io, Pool* pool) noexcept nogil:
     """Short batches on this thread: no hand-over, no wake-up. What is left after the turn's share goes to an instance thread."""
     cdef uint64_t now = now_ns()
     cdef uint64_t end = now + INLINE_TURN_NS
     cdef Request* request
     cdef int i
-    while now < end and pool_take_inline(io.pool, &io.batch, now, INLINE_LONGEST_NS):
+    while now < end and pool_take_inline(pool, &io.batch, now, INLINE_LONGEST_NS):
         batch_run(&io.batch, io.index)
-        pool_finish(io.pool, &io.batch)
+        pool_finish(pool, &io.batch)
         counter_add(&io.counters.inline_batches, 1)
         now = now_ns()
         for i in range(io.batch.n):
@@ -682,8 +682,7 @@ cdef void run_inline(IoThread* io) noexcept nogil:
             io.batch.expired = request.next
             fail(&request.failure, UNAVAILABLE if request.deadline_is_timeout else DEADLINE_EXCEEDED, b"Request timeout expired")
             return_request(io, request, now)
-    if now >= end:
-        pool_nudge(io.pool)
+    pool_nudge(pool)                                 # whatever is left: too long for us, or more than our share
 
 
 cdef void return_request(IoThread* io, Request* request, uint64_t now) noexcept nogil:
@@ -720,21 +719,38 @@ cdef Request* without_gone(IoThread* io) noexcept nogil:
     return first
 
 
+cdef Request* of_pool(Pool* pool, Request** chain) noexcept nogil:
+    """Take the requests of one device out of a chain; both keep their order."""
+    cdef Request* first = NULL
+    cdef Request** tail = &first
+    cdef Request** link = chain
+    while link[0] != NULL:
+        if link[0].version.pool == pool:
+            tail[0] = link[0]
+            link[0] = link[0].next
+            tail = &tail[0].next
+            tail[0] = NULL
+        else:
+            link = &link[0].next
+    return first
+
+
 cdef void dispatch_pending(IoThread* io) noexcept nogil:
     cdef Request* refused
     cdef Request* following
-    cdef Request* first
+    cdef Request* rest
+    cdef Pool* pool
     if io.pending == NULL:
         return
-    first = without_gone(io)
-    if first == NULL:
-        return
-    refused = pool_submit(io.pool, first, True)
-    while refused != NULL:
-        following = refused.next
-        dispatch_done(io, refused, io.hooks.now)
-        refused = following
-    run_inline(io)
+    rest = without_gone(io)
+    while rest != NULL:
+        pool = <Pool*>rest.version.pool
+        refused = pool_submit(pool, of_pool(pool, &rest), True)
+        while refused != NULL:
+            following = refused.next
+            dispatch_done(io, refused, io.hooks.now)
+            refused = following
+        run_inline(io, pool)
 
 
 cdef void dispatch_deadlines(IoThread* io, uint64_t now) noexcept nogil:
@@ -742,7 +758,7 @@ cdef void dispatch_deadlines(IoThread* io, uint64_t now) noexcept nogil:
     cdef Request* following
     while request != NULL:
         following = request.deadline_next
-        if now >= request.deadline_ns and request.lent and pool_cancel(io.pool, request):
+        if now >= request.deadline_ns and request.lent and pool_cancel(<Pool*>request.version.pool, request):
             fail(&request.failure, UNAVAILABLE if request.deadline_is_timeout else DEADLINE_EXCEEDED, b"Request timeout expired")
             dispatch_done(io, request, now)
         request = following
@@ -760,7 +776,7 @@ cdef void on_gone(void* owner, Call* call) noexcept nogil:
         request.call = NULL
         if request.done:
             free_request(io, request)
-        elif pool_cancel(io.pool, request):
+        elif pool_cancel(<Pool*>request.version.pool, request):
             request.failure.kind = CANCELLED
             dispatch_done(io, request, io.hooks.now)
         request = following                             # otherwise it is freed when it comes back

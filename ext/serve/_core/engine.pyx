@@ -54,6 +54,7 @@ cdef class NativeVersion:
         version.default_timeout_ns = <uint64_t>default_queue_timeout_us * 1000
         version.queue_limit = max_queue_size
         version.may_inline = session.device == "cpu"
+        version.pool = pool.pool
         self.take_labels(class_labels)
         for _ in range(instances):
             version.free[version.n_free] = runner_new(session, self.signature)

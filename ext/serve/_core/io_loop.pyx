@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memset
 from libcpp.atomic cimport memory_order_acquire, memory_order_relaxed, memory_order_release, memory_order_seq_cst
 
-from serve._core.batcher cimport InstancePool, batch_destroy, batch_init
+from serve._core.batcher cimport batch_destroy, batch_init
 from serve._core.call cimport *
 from serve._core.control_queue cimport ControlQueue
 from serve._core.counters cimport counter_add, counter_read
@@ -21,6 +21,8 @@ from serve._core.io_thread cimport IoCounters, IoThread, Shared
 from serve._core.memory cimport buffer_append, buffer_free
 from serve._core.model_table cimport ModelTable
 from serve._core.posix cimport *
+
+from serve._core.batcher import stop_all as stop_pools
 
 cdef enum:
     IN_SIZE = 256 << 10             # bytes of one recv
@@ -546,8 +548,8 @@ os.register_at_fork(after_in_child=forget_all)
 cdef class Server:
     """I/O threads over listening sockets.
 
-    http, grpc: lists of non-blocking listening sockets, one per I/O thread, or empty; both speak every protocol. The sockets, the table, the
-    queue and the pool are kept alive until the threads are joined. Raises ValueError for lists of unequal length.
+    http, grpc: lists of non-blocking listening sockets, one per I/O thread, or empty; both speak every protocol. The sockets, the table and the
+    queue are kept alive until the threads are joined. Raises ValueError for lists of unequal length.
     """
     cdef Shared shared
     cdef IoThread* threads[16]
@@ -556,15 +558,14 @@ cdef class Server:
     cdef readonly tuple sockets
     cdef readonly ModelTable table
     cdef readonly ControlQueue control
-    cdef readonly InstancePool pool
 
-    def __init__(self, list http, list grpc, ModelTable table not None, ControlQueue control not None, InstancePool pool not None, *,
+    def __init__(self, list http, list grpc, ModelTable table not None, ControlQueue control not None, *,
                  size_t max_body=64 << 20, size_t max_in_flight=1 << 30, int max_connections=2000, int max_streams=1000, double header_timeout_s=10,
                  double idle_timeout_s=75, double deadline_cap_s=60, size_t min_body_rate=1024, int busy_poll_us=200, bint cores_are_scarce=True):
         count = max(len(http), len(grpc))
         if not 1 <= count <= 16 or len(http) not in (0, count) or len(grpc) not in (0, count):
             raise ValueError(f"{len(http)} HTTP and {len(grpc)} gRPC sockets; want 1 to 16 of each, or none of one")
-        self.sockets, self.table, self.control, self.pool = (http, grpc), table, control, pool
+        self.sockets, self.table, self.control = (http, grpc), table, control
         control.owner = self
         limits = &self.shared.limits
         limits.max_body, limits.max_in_flight, limits.max_connections, limits.max_streams = max_body, max_in_flight, max_connections, max_streams
@@ -596,7 +597,7 @@ cdef class Server:
         io.phase.store(0)
         io.reader.turn.store(0)
         io.index, io.listener_http, io.listener_grpc = index, http, grpc
-        io.shared, io.pool, io.control, io.table = &self.shared, self.pool.pool, self.control.queue, &self.table.current
+        io.shared, io.control, io.table = &self.shared, self.control.queue, &self.table.current
         self.shared.counters[index] = &io.counters
         io.hooks.limits, io.hooks.pool = &self.shared.limits, &io.calls
         io.hooks.wall_ms = wall_ms()
@@ -646,7 +647,7 @@ cdef class Server:
         return 0
 
     def stop(self):
-        """Stop and join the I/O threads, then the instance threads; close every connection. Idempotent."""
+        """Stop and join the I/O threads, then every instance thread; close every connection. Idempotent."""
         cdef int i
         if not self.running:
             return
@@ -654,7 +655,7 @@ cdef class Server:
         with nogil:
             for i in range(self.count):
                 thread_join(self.threads[i].thread, NULL)
-        self.pool.stop()
+        stop_pools()
         for i in range(self.count):
             close_all(self.threads[i])
         self.running = False

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint64_t
 from libcpp.atomic cimport atomic
 
-from serve._core.batcher cimport Batch, Pool
+from serve._core.batcher cimport Batch
 from serve._core.call cimport CallPool, Connection, Hooks, Limits, Mailbox, Request
 from serve._core.control_queue cimport Queue
 from serve._core.model_table cimport Reader, Snapshot
@@ -40,7 +40,6 @@ cdef cppclass IoThread:
     Mailbox mailbox
     Reader reader
     Shared* shared
-    Pool* pool
     Queue* control
     atomic[Snapshot*]* table
     Snapshot* snapshot                  # of this turn

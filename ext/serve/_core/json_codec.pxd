@@ -10,4 +10,5 @@ cdef enum:
     JSON_PADDING = 64               # readable bytes behind a body (simdjson)
 
 # json_length: bytes of JSON at the head of the body (Inference-Header-Content-Length), -1 when the header was not sent, 0 for a raw body.
-cdef int json_decode(const uint8_t* body, size_t length, int64_t json_length, Arena* arena, InferRequest* request, Failure* failure) noexcept nogil
+cdef int json_decode(const uint8_t* body, size_t length, int64_t json_length, Arena* arena, InferRequest* request,
+                     Failure* failure) noexcept nogil

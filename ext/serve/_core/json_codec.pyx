@@ -5,7 +5,7 @@ from libc.stdint cimport INT32_MAX, INT64_MAX, UINT64_MAX, int64_t, uint8_t, uin
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strlen
 
-from serve._core.failure cimport INVALID_ARGUMENT, NOT_IMPLEMENTED, UNAVAILABLE, fail
+from serve._core.failure cimport INVALID_ARGUMENT, NOT_IMPLEMENTED, OK, UNAVAILABLE, fail
 from serve._core.json_data cimport convert_data, kind_name
 from serve._core.json_tape cimport *
 from serve._core.memory cimport Slice, arena_alloc, arena_copy, arena_free, arena_reset, slice_is, slice_make
@@ -57,8 +57,9 @@ cdef int read_bool(const Decoder* decoder, size_t at, const char* what, bint* va
     return 0 if kind == b't' or kind == b'f' else wrong_value(decoder, what, b"true or false", at)
 
 
-cdef int read_fields(const Decoder* decoder, size_t at, const char* what, const Name* names, int n_names, size_t* found) noexcept nogil:
-    """found[i]: index of the value of names[i] in the object at `at`, 0 when it is absent or null. Other names are ignored, as Triton does."""
+cdef int read_fields(const Decoder* decoder, size_t at, const char* what, const Name* names, int n_names,
+                     size_t* found) noexcept nogil:
+    """found[i]: index of the value of names[i] in the object at `at`, 0: absent or null. Other names are ignored, as Triton does."""
     cdef size_t end
     cdef Slice name
     cdef int i
@@ -113,19 +114,20 @@ cdef bint is_unset(const Json* json, size_t at) noexcept nogil:
 cdef int check_parameter(const Decoder* decoder, Slice name, size_t at) noexcept nogil:
     """Parameters of extensions that are not implemented must not be ignored. Others that we do not know are the client's own."""
     if starts_with(name, b"shared_memory_", 14):
-        return fail(decoder.failure, NOT_IMPLEMENTED, "shared memory is not supported: send tensors in the request, without the parameter '%.*s'",
-                    shown(name), <const char*>name.data)
+        return fail(decoder.failure, NOT_IMPLEMENTED, "shared memory is not supported: send tensors in the request, without the parameter "
+                    "'%.*s'", shown(name), <const char*>name.data)
     if slice_is(name, b"sequence_id", 11) or slice_is(name, b"sequence_start", 14) or slice_is(name, b"sequence_end", 12):
         if not is_unset(&decoder.json, at):
-            return fail(decoder.failure, INVALID_ARGUMENT, "sequence batching is not supported: leave the parameter '%.*s' out", shown(name),
-                        <const char*>name.data)
+            return fail(decoder.failure, INVALID_ARGUMENT, "sequence batching is not supported: leave the parameter '%.*s' out",
+                        shown(name), <const char*>name.data)
     if starts_with(name, b"triton_", 7) and not slice_is(name, b"triton_enable_empty_final_response", 34):
-        return fail(decoder.failure, INVALID_ARGUMENT, "parameter keys starting with 'triton_' are reserved and should not be specified, got "
-                    "'%.*s'", shown(name), <const char*>name.data)
+        return fail(decoder.failure, INVALID_ARGUMENT, "parameter keys starting with 'triton_' are reserved and should not be specified, "
+                    "got '%.*s'", shown(name), <const char*>name.data)
     return 0
 
 
-cdef int read_parameters(const Decoder* decoder, size_t at, const char* what, const Name* names, int n_names, size_t* found) noexcept nogil:
+cdef int read_parameters(const Decoder* decoder, size_t at, const char* what, const Name* names, int n_names,
+                         size_t* found) noexcept nogil:
     """Like read_fields, for a 'parameters' object; refuses what must not be ignored. at = 0: there is none."""
     cdef size_t end
     cdef Slice name
@@ -182,10 +184,10 @@ cdef int decode_shape(const Decoder* decoder, size_t at, Tensor* tensor) noexcep
 
 
 cdef int take_binary(Decoder* decoder, uint64_t size, Tensor* tensor) noexcept nogil:
-    """The next `size` bytes behind the JSON. Whether that is what shape and datatype ask for is held against the model, for every protocol."""
+    """The next `size` bytes behind the JSON. bind_request checks, for every protocol, that it is what shape and datatype ask for."""
     if size > decoder.binary_left:
-        return fail(decoder.failure, INVALID_ARGUMENT, "input '%.*s': binary_data_size is %llu, but %zu bytes are left behind the JSON (whose "
-                    "length the header Inference-Header-Content-Length tells)", shown(tensor.name), <const char*>tensor.name.data,
+        return fail(decoder.failure, INVALID_ARGUMENT, "input '%.*s': binary_data_size is %llu, but %zu bytes are left behind the JSON "
+                    "(whose length the header Inference-Header-Content-Length tells)", shown(tensor.name), <const char*>tensor.name.data,
                     <unsigned long long>size, decoder.binary_left)
     tensor.data, tensor.nbytes = decoder.binary, <size_t>size
     decoder.binary += size
@@ -212,8 +214,8 @@ cdef int decode_input(Decoder* decoder, size_t at, Tensor* tensor) noexcept nogi
     datatype = json_text(&decoder.json, found[2])
     tensor.datatype = datatype_from_name(datatype)
     if tensor.datatype == DT_INVALID:
-        return fail(decoder.failure, INVALID_ARGUMENT, "input '%.*s': '%.*s' is no datatype; they are BOOL, UINT8 to UINT64, INT8 to INT64, "
-                    "FP16, BF16, FP32, FP64 and BYTES", shown(tensor.name), <const char*>tensor.name.data, shown(datatype),
+        return fail(decoder.failure, INVALID_ARGUMENT, "input '%.*s': '%.*s' is no datatype; they are BOOL, UINT8 to UINT64, INT8 to "
+                    "INT64, FP16, BF16, FP32, FP64 and BYTES", shown(tensor.name), <const char*>tensor.name.data, shown(datatype),
                     <const char*>datatype.data)
     if read_parameters(decoder, found[4], b"the parameters of an input", parameter_names, 1, &binary_size):
         return -1
@@ -322,15 +324,16 @@ cdef int unreadable(int error, Failure* failure) noexcept nogil:
     return fail(failure, INVALID_ARGUMENT, "the body cannot be read as JSON: %s", json_error_text(error))
 
 
-cdef int json_decode(const uint8_t* body, size_t length, int64_t json_length, Arena* arena, InferRequest* request, Failure* failure) noexcept nogil:
+cdef int json_decode(const uint8_t* body, size_t length, int64_t json_length, Arena* arena, InferRequest* request,
+                     Failure* failure) noexcept nogil:
     cdef Decoder decoder
     cdef int status
     memset(request, 0, sizeof(InferRequest))
     if json_length == 0:
         return decode_raw_body(body, length, arena, request, failure)
     if json_length < -1 or (json_length > 0 and <uint64_t>json_length > length):
-        return fail(failure, INVALID_ARGUMENT, "the header Inference-Header-Content-Length must be a number from 0 to the body's length of %zu bytes",
-                    length)
+        return fail(failure, INVALID_ARGUMENT, "the header Inference-Header-Content-Length must be a number from 0 to the body's length of "
+                    "%zu bytes", length)
     decoder.arena, decoder.request, decoder.failure = arena, request, failure
     decoder.binary_left = 0 if json_length < 0 else length - <size_t>json_length
     decoder.binary = body + (length - decoder.binary_left)
@@ -358,7 +361,8 @@ cdef object told(const InferRequest* request):
     inputs, outputs = [], []
     for i in range(request.n_inputs):
         t = &request.inputs[i]
-        inputs.append((t.name.data[:t.name.length], datatype_name(t.datatype).decode(), [t.shape[d] for d in range(t.rank)], t.data[:t.nbytes]))
+        shape = [t.shape[d] for d in range(t.rank)]
+        inputs.append((t.name.data[:t.name.length], datatype_name(t.datatype).decode(), shape, t.data[:t.nbytes]))
     for i in range(request.n_outputs):
         o = &request.outputs[i]
         outputs.append((o.name.data[:o.name.length], bool(o.binary), o.n_classes))
@@ -368,7 +372,7 @@ cdef object told(const InferRequest* request):
 
 
 def decode_for_test(bytes body, int64_t json_length=-1, int repeat=1):
-    """(fields of the InferRequest, bytes of its arena); ValueError(kind, text, bytes of its arena) when refused. repeat: for measuring."""
+    """(fields of the InferRequest or None, kind and text of the failure, bytes of the arena). repeat: for measuring."""
     cdef Arena arena
     cdef InferRequest request
     cdef Failure failure
@@ -383,8 +387,8 @@ def decode_for_test(bytes body, int64_t json_length=-1, int repeat=1):
                 arena_reset(&arena)
                 status = json_decode(copy, length, json_length, &arena, &request, &failure)
         if status:
-            raise ValueError(failure.kind, failure.text.decode(), arena.total)
-        return told(&request), arena.total
+            return None, failure.kind, failure.text.decode(), arena.total
+        return told(&request), OK, "", arena.total
     finally:
         arena_free(&arena)
         free(copy)

@@ -8,5 +8,5 @@ from serve._core.tensors cimport Tensor
 
 cdef const char* kind_name(uint8_t kind) noexcept nogil             # of a tape's value, with its article
 
-# Fills tensor.data and tensor.nbytes, in the arena, from the value at index `at`; name, datatype and shape are already there. -1: failure says why.
+# Fills tensor.data and tensor.nbytes, in the arena, from the value at index `at`; name, datatype and shape are already there.
 cdef int convert_data(const Json* json, size_t at, Arena* arena, Tensor* tensor, Failure* failure) noexcept nogil

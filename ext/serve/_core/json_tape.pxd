@@ -63,8 +63,8 @@ cdef inline double json_double(const Json* json, size_t at) noexcept nogil:
 
 
 # --- numbers that simdjson refuses ----------------------------------------------------------------------------------------
-# NaN, Infinity and -Infinity (Python's json and tritonclient write them) become 0.0 in a copy and their values are put on the tape afterwards;
-# integers beyond 64 bits get ".0" behind them, so that they are read as doubles. Everything else stays, so the grammar is still simdjson's.
+# NaN, Infinity and -Infinity (Python's json and tritonclient write them) become 0.0 in a copy and their values are put on the tape
+# afterwards; integers beyond 64 bits get ".0" behind them, so that they are read as doubles. All else stays: the grammar is simdjson's.
 
 cdef inline bint is_bare(uint8_t byte) noexcept nogil:
     return not (byte == b',' or byte == b':' or byte == b'[' or byte == b']' or byte == b'{' or byte == b'}' or byte == b'"'

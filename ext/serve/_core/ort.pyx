@@ -32,13 +32,13 @@ cdef enum:
     MAX_BATCH = 1 << 16             # rows of a run; with MAX_ELEMENTS it keeps every size below 2^63 without a check at each product
     MAX_ELEMENTS = 1 << 30          # of a row whose size the model fixes
 
-OPTIMIZATION_LEVELS = {"none": 0, "basic": 1, "extended": 2, "all": 99}
+cdef dict OPTIMIZATION_LEVELS = {"none": 0, "basic": 1, "extended": 2, "all": 99}
 # ONNXType and ONNXTensorElementDataType that cannot be served, in words.
-VALUE_KINDS = {2: "a sequence", 3: "a map", 4: "an opaque value", 5: "a sparse tensor", 6: "an optional value"}
-ELEMENT_TYPES = {14: "complex64", 15: "complex128", 17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2", 20: "float8e5m2fnuz",
-                 21: "uint4", 22: "int4", 23: "float4e2m1"}
+cdef dict VALUE_KINDS = {2: "a sequence", 3: "a map", 4: "an opaque value", 5: "a sparse tensor", 6: "an optional value"}
+cdef dict ELEMENT_TYPES = {14: "complex64", 15: "complex128", 17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2",
+                           20: "float8e5m2fnuz", 21: "uint4", 22: "int4", 23: "float4e2m1"}
 # Tuning convolutions exhaustively at every new batch size shows as latency spikes; doubling arenas keep memory that nobody asked for.
-CUDA_DEFAULTS = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
+cdef dict CUDA_DEFAULTS = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
 
 
 cdef int append_cuda(void* options, dict settings) except -1:
@@ -287,8 +287,8 @@ cdef int fill_spec(NativeSpec* spec, object described, int64_t max_batch) except
     cdef uint64_t count = 0
     cdef int i
     if first and described.shape[:1] != (-1,):
-        raise ConfigurationError(f"max_batch_size is {max_batch}, but the first dimension of {described.name!r} is not dynamic: its shape is "
-                                 f"{list(described.shape)}; set max_batch_size to 0")
+        raise ConfigurationError(f"max_batch_size is {max_batch}, but the first dimension of {described.name!r} is not dynamic: "
+                                 f"its shape is {list(described.shape)}; set max_batch_size to 0")
     spec.datatype = datatype_from_name(slice_make(<const char*>datatype, len(datatype)))
     spec.rank = len(described.shape)
     for i in range(spec.rank):

@@ -39,7 +39,7 @@ cdef void* environment = NULL
 cdef void* cpu_memory = NULL
 cdef void* host_allocator = NULL
 cdef Log log
-loaded = None                       # (path, intra_op_threads, spinning) of load_library
+cdef tuple loaded = None                       # (path, intra_op_threads, spinning) of load_library
 
 
 cdef void** ort_api() noexcept nogil:

@@ -17,7 +17,9 @@ cdef Runner* runner_new(Session session, const Signature* signature) except NULL
 cdef void runner_free(Runner* runner) noexcept nogil
 # Runs `count` bound requests as one batch: inputs[r][i] is input i of request r, rows[r] its rows. -1: failure says why.
 cdef int runner_run(Runner* runner, Tensor*** inputs, const int64_t* rows, int count, RunTimes* times, Failure* failure) noexcept nogil
-# A view of rows [first, first + rows) of output `index`; shape is the caller's, of MAX_RANK; valid until the next runner_run. Unbatched: everything.
-cdef int runner_slice(Runner* runner, int index, int64_t first, int64_t rows, int64_t* shape, Tensor* view, Failure* failure) noexcept nogil
+# A view of rows [first, first + rows) of output `index`; shape is the caller's, of MAX_RANK; valid until the next runner_run.
+# Unbatched: everything.
+cdef int runner_slice(Runner* runner, int index, int64_t first, int64_t rows, int64_t* shape, Tensor* view,
+                      Failure* failure) noexcept nogil
 # Gives back what the last run left (outputs of dynamic shape) before the next run would; slices of it are gone. Optional.
 cdef void runner_release(Runner* runner) noexcept nogil

@@ -273,7 +273,8 @@ cdef int runner_run(Runner* runner, Tensor*** inputs, const int64_t* rows, int c
     return 0
 
 
-cdef int runner_slice(Runner* runner, int index, int64_t first, int64_t rows, int64_t* shape, Tensor* view, Failure* failure) noexcept nogil:
+cdef int runner_slice(Runner* runner, int index, int64_t first, int64_t rows, int64_t* shape, Tensor* view,
+                      Failure* failure) noexcept nogil:
     cdef const BatchTensor* tensor
     if index < 0 or index >= runner.n_outputs or runner.rows == 0:
         return fail(failure, INTERNAL, "no output %d to slice", index)
@@ -292,7 +293,7 @@ cdef int runner_slice(Runner* runner, int index, int64_t first, int64_t rows, in
 
 # For the tests: a runner driven from Python, requests and answers as (shape, bytes).
 
-ERRORS = {int(INVALID_ARGUMENT): InvalidArgument, int(INTERNAL): InternalError, int(UNAVAILABLE): Unavailable}
+cdef dict ERRORS = {int(INVALID_ARGUMENT): InvalidArgument, int(INTERNAL): InternalError, int(UNAVAILABLE): Unavailable}
 
 
 def live_objects():
@@ -317,7 +318,10 @@ cdef class RunnerHarness:
         signature_free(self.signature)
 
     def run(self, list requests, *, list rows=None, int repeat=1):
-        """Run requests, each a list of (shape, bytes) per input, as one batch; answers alike. Then (total, inside Run) ns of `repeat` runs."""
+        """Run requests, each a list of (shape, bytes) per input, as one batch `repeat` times.
+
+        Returns the answers, a list of slices per request, and (total, inside Run) nanoseconds of all the runs.
+        """
         cdef Arena arena
         cdef Tensor*** inputs
         cdef int64_t* row_counts

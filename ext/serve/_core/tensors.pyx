@@ -1,3 +1,5 @@
+import os
+
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
@@ -22,6 +24,9 @@ cdef size_t[N_DATATYPES] SIZES = [0, 1, 1, 2, 4, 8, 1, 2, 4, 8, 2, 4, 8, 0, 2]
 # onnx.TensorProto.DataType, which ONNX Runtime's ONNXTensorElementDataType repeats.
 cdef int[N_ONNX_TYPES] FROM_ONNX = [DT_INVALID, DT_FP32, DT_UINT8, DT_INT8, DT_UINT16, DT_INT16, DT_INT32, DT_INT64, DT_BYTES, DT_BOOL,
                                     DT_FP16, DT_FP64, DT_UINT32, DT_UINT64, DT_INVALID, DT_INVALID, DT_BF16]
+
+# Shapes that collide in one bucket of a queue fail together: nobody shall be able to work them out beforehand.
+cdef uint64_t SECRET = int.from_bytes(os.urandom(8), "little")
 
 
 # --- datatypes and sizes ------------------------------------------------------------------------------------------------
@@ -101,7 +106,8 @@ cdef inline int find_spec(const TensorSpec* specs, int n_specs, Slice name, int 
 
 
 cdef inline uint64_t mix(uint64_t key, int64_t size) noexcept nogil:
-    key = (key ^ <uint64_t>size) + <uint64_t>0x9E3779B97F4A7C15
+    """One step of a hash over dimensions (the finalizer of SplitMix64, on a secret of the process)."""
+    key = (key ^ <uint64_t>size) + SECRET
     key = (key ^ (key >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
     key = (key ^ (key >> 27)) * <uint64_t>0x94D049BB133111EB
     return key ^ (key >> 31)
@@ -312,7 +318,8 @@ def datatype_table():
 
 
 def datatype_from_name_for_test(bytes name):
-    return datatype_from_name(copy_of(Scratch(), name))
+    cdef Scratch scratch = Scratch()
+    return datatype_from_name(copy_of(scratch, name))
 
 
 def element_count_for_test(list shape):
@@ -384,7 +391,7 @@ cdef tuple dumped(const Tensor* tensor):
             tensor.data[:tensor.nbytes])
 
 
-def bind_for_test(list inputs, list outputs, int64_t max_batch, list given, list wanted=[], *, bint raw_body=False, int repeat=1):
+def bind_for_test(list inputs, list outputs, int64_t max_batch, list given, list wanted=None, *, bint raw_body=False, int repeat=1):
     """bind_request of `given` (and the outputs `wanted`) against a signature of `inputs` and `outputs`, for a model named "m".
 
     A dict of the binding, or (kind, text) when it is refused. repeat: for measuring; not with raw_body, which a binding fills in.
@@ -394,7 +401,7 @@ def bind_for_test(list inputs, list outputs, int64_t max_batch, list given, list
     cdef Failure failure
     cdef Binding binding
     cdef Signature signature = signature_of(fixture, inputs, outputs, max_batch)
-    cdef InferRequest request = request_of(fixture, given, wanted, raw_body)
+    cdef InferRequest request = request_of(fixture, given, wanted or [], raw_body)
     cdef int status = 0
     failure.kind = OK
     with nogil:

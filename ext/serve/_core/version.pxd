@@ -70,7 +70,7 @@ cdef struct Version:
     uint64_t default_timeout_ns             # 0: none
     int queue_limit                         # requests
     bint may_inline                         # CPU: the I/O thread may run it
-    int n_class_labels                      # classification: labels of output 0.., see labels
+    void* pool                              # batcher.Pool whose threads run it; outlives the version
     Slice** class_labels                    # [n_outputs] -> [n labels] or NULL
     int* n_labels                           # [n_outputs]
     # Guarded by the pool's lock.

@@ -5,8 +5,7 @@ from serve._core.failure cimport INVALID_ARGUMENT, UNAVAILABLE, fail
 from serve._core.memory cimport arena_alloc, slice_make
 from serve._core.protobuf cimport (WIRE_BYTES, WIRE_FIXED32, WIRE_FIXED64, WIRE_VARINT, Cursor, cursor_of, get_bytes, get_key, get_varint,
                                    skip_field)
-from serve._core.tensors cimport (DT_BOOL, DT_INT8, DT_INT16, DT_INT32, DT_UINT8, DT_UINT16, DT_UINT32, N_DATATYPES, datatype_name,
-                                  datatype_size, shown)
+from serve._core.tensors cimport DT_BOOL, DT_INT8, DT_INT32, DT_UINT8, DT_UINT32, N_DATATYPES, datatype_name, datatype_size, shown
 
 ctypedef const char* Name
 

@@ -94,6 +94,7 @@ class FakeEngine:
         self.close_error: Exception | None = None
         self.loaded: list[FakeVersion] = []
         self.before_load: Callable[[LoadSpec], None] = lambda _: None
+        self.begun = threading.Semaphore(0)
         self.n_loading = 0
         self.max_loading = 0
         self._lock = threading.Lock()
@@ -110,6 +111,7 @@ class FakeEngine:
             self.n_loading += 1
             self.max_loading = max(self.max_loading, self.n_loading)
         try:
+            self.begun.release()
             self.before_load(spec)
             self.loading(spec.name, spec.version).wait_if_held()
             if (spec.name, spec.version) in self.errors:
@@ -123,6 +125,11 @@ class FakeEngine:
         finally:
             with self._lock:
                 self.n_loading -= 1
+
+    async def wait_begun(self, count: int) -> None:
+        """Returns when `count` more loads than at the last call have begun."""
+        for _ in range(count):
+            assert await asyncio.to_thread(self.begun.acquire, timeout=30)
 
     def publish(self, models: Mapping[str, PublishedModel]) -> None:
         if self.publish_error is not None:

@@ -88,7 +88,10 @@ def test_version_policies(text: str, expected: object) -> None:
             "{max_batch_size: 8, preferred_batch_sizes: [4, 16]}",
             "preferred_batch_sizes = [4, 16]: none may be larger than max_batch_size, which is 8",
         ),
-        ("{max_batch_size: 0, preferred_batch_sizes: [4]}", "preferred_batch_sizes = [4]: none may be larger than max_batch_size, which is 0"),
+        (
+            "{max_batch_size: 0, preferred_batch_sizes: [4]}",
+            "preferred_batch_sizes = [4]: none may be larger than max_batch_size, which is 0",
+        ),
         ("{max_batch_size: 0, max_queue_delay_us: 5}", "max_queue_delay_us = 5: a model with max_batch_size 0 has no batch to wait for"),
         ("version_policy: newest", "version_policy = \"newest\": Input should be 'all'; allowed: all, {latest: <count>} or"),
         ("version_policy: {latest: 0}", "version_policy.latest = 0: Input should be greater than or equal to 1; allowed: all,"),

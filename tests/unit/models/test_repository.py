@@ -55,8 +55,14 @@ def test_numeric_folders_that_are_no_version_are_told() -> None:
 
 def test_any_other_folder_is_a_repository() -> None:
     listing = FakeListing(
-        "/r/b/1/model.onnx", "/r/a/model.yaml", "/r/7/1/model.onnx", "/r/.git/1/model.onnx", "/r/_old/1/model.onnx", "/r/README.md",
-        "/r/docs/x.md", "/r/stray.onnx",
+        "/r/b/1/model.onnx",
+        "/r/a/model.yaml",
+        "/r/7/1/model.onnx",
+        "/r/.git/1/model.onnx",
+        "/r/_old/1/model.onnx",
+        "/r/README.md",
+        "/r/docs/x.md",
+        "/r/stray.onnx",
     )
     assert shape(scanned(listing, "/r")) == {"7": ["1"], "a": [], "b": ["1"]}
 

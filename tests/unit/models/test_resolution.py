@@ -1,5 +1,7 @@
 """What a configuration means for a graph."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,7 +74,7 @@ def test_warmup_shapes() -> None:
         ),
         (
             {"preferred_batch_sizes": (4,)},
-            "m/model.yaml: preferred_batch_sizes = [4]: none may be larger than max_batch_size, which is 0 for this graph; set max_batch_size",
+            "m/model.yaml: preferred_batch_sizes = [4]: none may be larger than max_batch_size, which is 0 for this graph; set",
         ),
         ({"max_queue_delay_us": 9}, "m/model.yaml: max_queue_delay_us = 9: a model with max_batch_size 0 has no batch to wait for"),
         ({"inputs": (declared("q", -1),)}, "m/model.yaml: inputs names 'q', which the model does not have; it has 'x'"),
@@ -111,4 +113,4 @@ def test_every_batch_is_at_most_twice_a_warm_one(maximum: int) -> None:
     sizes = warmup_batch_sizes(maximum)
     assert sizes[0] == 1
     assert sizes[-1] == maximum
-    assert all(later <= 2 * earlier for earlier, later in zip(sizes, sizes[1:], strict=False))
+    assert all(later <= 2 * earlier for earlier, later in itertools.pairwise(sizes))

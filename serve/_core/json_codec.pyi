@@ -1,0 +1,3 @@
+"""Inference requests in JSON. Native threads use the functions of json_codec.pxd; here is what tests see."""
+
+def decode_for_test(body: bytes, json_length: int = ..., repeat: int = ...) -> tuple[dict[str, object] | None, int, str, int]: ...

@@ -1,0 +1,1 @@
+"""JSON data of a tensor. Native only: json_data.pxd."""

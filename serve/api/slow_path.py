@@ -1,0 +1,167 @@
+"""From the native threads' control queue to the handlers, and back: one task for each call."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Literal, Protocol
+
+from serve import clock
+from serve.api.grpc import GrpcApi, unknown_method
+from serve.api.http import HttpApi, HttpRequest
+from serve.errors import DeadlineExceeded, HeadraceError, InternalError, InvalidArgument, Unavailable, grpc_code, http_status
+
+EventKind = Literal["message", "half_close", "cancel"]
+
+
+class EventSink(Protocol):
+    """Where the events of a gRPC call go."""
+
+    def __call__(self, kind: EventKind, data: bytes) -> None: ...
+
+
+class Exchange(Protocol):
+    """One call as the native side hands it over; serve._core.control_queue.Exchange in production."""
+
+    protocol: str
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    body: bytes
+    deadline_ns: int
+    events: EventSink | None
+
+    @property
+    def finished(self) -> bool: ...
+    def respond(self, status: int, body: bytes, headers: list[tuple[str, str]]) -> None: ...
+    def send(self, message: bytes) -> None: ...
+    def finish(self, code: int = 0, text: str = "") -> None: ...
+
+
+class Queue(Protocol):
+    """The native control queue."""
+
+    def take(self) -> list[Exchange]: ...
+    def release(self, exchange: Exchange) -> None: ...
+
+
+class _Messages:
+    """The client's messages of one gRPC call, as they arrive."""
+
+    def __init__(self, task: "asyncio.Task[None] | None") -> None:
+        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._task = task
+
+    def __call__(self, kind: EventKind, data: bytes) -> None:
+        if kind == "cancel":
+            if self._task is not None:
+                self._task.cancel()
+        else:
+            self._queue.put_nowait(data if kind == "message" else None)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (message := await self._queue.get()) is not None:
+            yield message
+
+    async def only(self) -> bytes:
+        """The one message of a unary call. Raises InvalidArgument when the client closes without one."""
+        message = await self._queue.get()
+        if message is None:
+            raise InvalidArgument("the call ended without a message")
+        return message
+
+
+class SlowPath:
+    """Answers what `queue` brings. Call `drain_queue` whenever the queue is readable; all on one event loop."""
+
+    def __init__(self, queue: Queue, http: HttpApi, grpc: GrpcApi) -> None:
+        self._queue = queue
+        self._http = http
+        self._grpc = grpc
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._streams: set[asyncio.Task[None]] = set()
+
+    def drain_queue(self) -> None:
+        """Start a task for each new call."""
+        for exchange in self._queue.take():
+            messages = None
+            if exchange.protocol == "grpc":
+                messages = _Messages(None)
+                task = asyncio.get_running_loop().create_task(self._serve_grpc(exchange, messages))
+                messages._task = task
+                exchange.events = messages
+            else:
+                task = asyncio.get_running_loop().create_task(self._serve_http(exchange))
+                exchange.events = _Cancel(task)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def end_streams(self) -> None:
+        """The worker drains: calls that would never end by themselves (Watch, reflection) are told to come again elsewhere."""
+        for task in tuple(self._streams):
+            task.cancel()
+
+    async def _serve_http(self, exchange: Exchange) -> None:
+        try:
+            async with _deadline(exchange):
+                answer = await self._http(HttpRequest(exchange.method, exchange.path, exchange.query, exchange.headers, exchange.body))
+            exchange.respond(answer.status, answer.body, list(answer.headers.items()))
+        except TimeoutError:
+            exchange.respond(http_status(DeadlineExceeded()), b'{"error":"deadline exceeded"}', [("content-type", "application/json")])
+        finally:
+            self._queue.release(exchange)
+
+    async def _serve_grpc(self, exchange: Exchange, messages: _Messages) -> None:
+        try:
+            async with _deadline(exchange):
+                await self._answer_grpc(exchange, messages)
+            exchange.finish()
+        except TimeoutError:
+            exchange.finish(grpc_code(DeadlineExceeded()), "deadline exceeded")
+        except HeadraceError as error:
+            exchange.finish(grpc_code(error), str(error))
+        except asyncio.CancelledError:
+            if not exchange.finished:
+                exchange.finish(grpc_code(Unavailable()), "the server is shutting down")
+            raise
+        finally:
+            self._queue.release(exchange)
+
+    async def _answer_grpc(self, exchange: Exchange, messages: _Messages) -> None:
+        if (unary := self._grpc.unary(exchange.path)) is not None:
+            exchange.send(await unary(await messages.only()))
+            return
+        stream = self._grpc.stream(exchange.path)
+        if stream is None:
+            raise unknown_method(exchange.path)
+        task = asyncio.current_task()
+        if task is None:
+            raise InternalError("not inside a task")
+        self._streams.add(task)
+        try:
+            async with contextlib.aclosing(stream(aiter(messages))) as answers:
+                async for answer in answers:
+                    exchange.send(answer)
+        finally:
+            self._streams.discard(task)
+
+
+class _Cancel:
+    """Ends a task when the client goes away."""
+
+    def __init__(self, task: "asyncio.Task[None]") -> None:
+        self._task = task
+
+    def __call__(self, kind: EventKind, data: bytes) -> None:
+        if kind == "cancel":
+            self._task.cancel()
+
+
+def _deadline(exchange: Exchange) -> asyncio.Timeout:
+    """The call's own deadline; none when it has none."""
+    if not exchange.deadline_ns:
+        return asyncio.timeout(None)
+    return asyncio.timeout(max(0.0, (exchange.deadline_ns - clock.monotonic_ns()) / 1e9))
+
+
+__all__ = ["Exchange", "SlowPath"]

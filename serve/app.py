@@ -1,0 +1,227 @@
+"""The worker: builds everything, owns the order of start, drain and stop. Started by the supervisor as `python -P -m serve.app`."""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from serve import __version__, clock
+from serve._core.control_queue import ControlQueue
+from serve._core.io_loop import Server
+from serve._core.model_table import ModelTable
+from serve._core.ort_library import drain_log
+from serve.api.admin import admin_app
+from serve.api.grpc import GrpcApi
+from serve.api.http import HttpApi
+from serve.api.ports import ApiSettings
+from serve.api.readiness import Readiness
+from serve.api.slow_path import SlowPath
+from serve.config import Settings, instances_on
+from serve.control import Drained, Failed, InputLine, ModelLine, Ready
+from serve.cpus import available_cpus
+from serve.errors import ConfigurationError, HeadraceError
+from serve.models.crash_marks import CrashMarks
+from serve.models.disk import DiskRepository
+from serve.models.lifecycle import LifecycleOptions, ModelManager, Progress
+from serve.models.native_engine import NativeEngine
+from serve.models.runtime import start_runtime
+from serve.telemetry.exposition import metrics_app
+from serve.telemetry.facts import RuntimeFacts
+from serve.telemetry.logs import Logs, LogSettings, configure_logs
+from serve.telemetry.metrics import HeadraceCollector, metrics_registry
+from serve.worker_channel import WorkerChannel
+
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+DRAIN_POLL_S = 0.01
+LOG_POLL_S = 0.5
+
+EXIT_DRAINED = 0
+EXIT_CONFIGURATION = 1
+EXIT_NO_MODEL = 3
+
+
+class _QuietServer(uvicorn.Server):
+    """A uvicorn that leaves the signals to the supervisor."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Worker:
+    """Everything of one worker process, on one event loop."""
+
+    def __init__(self, channel: WorkerChannel, device: str, logs: Logs) -> None:
+        start = channel.start
+        self.channel = channel
+        self.settings: Settings = start.settings
+        self.device = device
+        self.start_time_s = clock.wall_ns() / 1e9
+        self.is_draining = False
+        self.table = ModelTable()
+        self.control = ControlQueue()
+        self.engine = NativeEngine(self.table, lambda on: instances_on(self.settings, on != "cpu"))
+        self.sockets = {name: [socket.socket(fileno=fd) for fd in getattr(start.sockets, name)] for name in ("http", "grpc")}
+        self.models = ModelManager(
+            DiskRepository(self.settings.paths, lenient=self.settings.lenient_config), self.engine, CrashMarks(self.settings.state_dir / "marks"),
+            LifecycleOptions(default_device=device, strict_readiness=self.settings.strict_readiness, on_change=self._notify),
+        )
+        self.readiness = Readiness(lambda: self.models.server_ready() and not self.is_draining)
+        api = ApiSettings(server_name=self.settings.server_name, not_ready_status=self.settings.not_ready_status, model_control=self.settings.model_control)
+        self.slow_path = SlowPath(self.control, HttpApi(self.models, self.readiness, logs, api), GrpcApi(self.models, self.readiness, logs, api))
+        self.server = self._native_server()
+        self.web = self._web_servers(api)
+
+    def _notify(self) -> None:
+        self.readiness.notify()
+
+    def _native_server(self) -> Server:
+        limits = self.settings.limits
+        n_threads = self.settings.io_threads + instances_on(self.settings, self.device != "cpu")
+        return Server(
+            self.sockets["http"], self.sockets["grpc"], self.table, self.control,
+            max_body=limits.max_body_bytes, max_in_flight=limits.max_in_flight_bytes, max_connections=limits.max_connections,
+            max_streams=limits.max_streams, header_timeout_s=limits.header_timeout_s, idle_timeout_s=limits.idle_timeout_s,
+            deadline_cap_s=limits.max_deadline_s, min_body_rate=limits.min_body_rate, busy_poll_us=self.settings.busy_poll_us,
+            cores_are_scarce=available_cpus() <= n_threads,
+        )
+
+    def _web_servers(self, api: ApiSettings) -> list[tuple[_QuietServer, socket.socket]]:
+        """Metrics and admin: small, in Python, each behind its own socket."""
+        sockets = self.channel.start.sockets
+        apps: list[tuple[Any, int | None]] = [
+            (metrics_app(metrics_registry(HeadraceCollector(self.models.statistics, self.facts))), sockets.metrics),
+            (admin_app(self.models, self.readiness, api), sockets.admin),
+        ]
+        return [
+            (_QuietServer(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", loop="none")), socket.socket(fileno=fd))
+            for app, fd in apps if fd is not None
+        ]
+
+    def facts(self) -> RuntimeFacts:
+        """What the metrics say of the process."""
+        rows = self.server.counters()
+        total = {key: sum(row[key] for row in rows) for key in rows[0]}
+        return RuntimeFacts(
+            version=__version__, worker_epoch=self.channel.start.epoch, restarts=self.channel.start.restarts, start_time_s=self.start_time_s,
+            connections=total["accepted"] - total["closed"], accepted=total["accepted"], in_flight_bytes=total["held_bytes"],
+            io_turns=total["turns"], requests={"http": total["http_requests"], "grpc": total["grpc_requests"]},
+            rejected={"in_flight_bytes": total["refused_in_flight"], "control_queue_full": total["refused_control"],
+                      "connections": total["refused_connections"]},
+        )
+
+    async def run(self) -> int:
+        """Load, serve, drain; the process's exit code."""
+        drain = asyncio.create_task(self.channel.wait_drain())
+        background = [asyncio.create_task(_forward_runtime_log())]
+        background += [asyncio.create_task(server.serve(sockets=[listener])) for server, listener in self.web]
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.control.fileno(), self.slow_path.drain_queue)
+        # Clients may connect from the first moment: liveness and readiness are answered while models load.
+        self.server.start()
+        code = await self._load_unless(drain)
+        if code is None:
+            order = await drain
+            await self._drain(order.pre_stop_delay_s, order.timeout_s)
+            code = EXIT_DRAINED
+        self.server.stop()
+        self.engine.stop()
+        for web, _ in self.web:
+            web.should_exit = True
+        for task in background[:1]:
+            task.cancel()
+        await asyncio.wait(background, timeout=2)
+        if code == EXIT_DRAINED:
+            self.channel.send(Drained())
+        return code
+
+    async def _load_unless(self, drain: "asyncio.Task[Any]") -> int | None:
+        """Load the start-up set. None: serve; else the exit code of a worker that cannot."""
+        load = asyncio.create_task(self.models.load_all(progress=_log_progress))
+        await asyncio.wait((load, drain), return_when=asyncio.FIRST_COMPLETED)
+        if not load.done():
+            return None
+        try:
+            failures = load.result()
+        except HeadraceError as error:
+            self.channel.send(Failed(exit=EXIT_CONFIGURATION, text=str(error)))
+            return EXIT_CONFIGURATION
+        lines = tuple([await self._line(name, failures.get(name, "")) for name in sorted({entry.name for entry in await self.models.index()})])
+        if self.settings.model_control == "none" and not any(line.versions for line in lines):
+            text = "; ".join(line.problem for line in lines) or "the repository has no model"
+            self.channel.send(Failed(exit=EXIT_NO_MODEL, text=f"no model could be loaded: {text}"))
+            return EXIT_NO_MODEL
+        self.channel.send(Ready(models=lines, device=self.device))
+        return None
+
+    async def _line(self, name: str, problem: str) -> ModelLine:
+        try:
+            model = self.models.describe(name)
+        except HeadraceError as error:
+            return ModelLine(name=name, problem=problem or str(error))
+        inputs = tuple(InputLine(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in model.inputs)
+        return ModelLine(name=name, versions=model.versions, inputs=inputs, problem=problem)
+
+    async def _drain(self, pre_stop_delay_s: float, timeout_s: float) -> None:
+        """Not ready first, so that load balancers look elsewhere; then no new work; then out."""
+        self.is_draining = True
+        self.readiness.notify()
+        await asyncio.sleep(pre_stop_delay_s)
+        self.server.drain()
+        self.slow_path.end_streams()
+        deadline = clock.monotonic_ns() + int(timeout_s * 1e9)
+        while self.server.connections and clock.monotonic_ns() < deadline:
+            await asyncio.sleep(DRAIN_POLL_S)
+
+
+def _log_progress(progress: Progress) -> None:
+    if progress.failure:
+        _log.error("model failed to load", model=progress.model, reason=progress.failure)
+    else:
+        _log.info("model ready", model=progress.model, done=progress.n_done, of=progress.n_total)
+
+
+async def _forward_runtime_log() -> None:
+    """What ONNX Runtime has to say, as records of ours."""
+    while True:
+        for severity, text in drain_log():
+            _log.warning("onnxruntime", severity=severity, text=text)
+        await asyncio.sleep(LOG_POLL_S)
+
+
+def _log_settings(level: str) -> LogSettings:
+    order = ("error", "warning", "info", "debug")
+    rank = order.index(level)
+    return LogSettings(log_info=rank >= 2, log_warning=rank >= 1, log_error=True, log_verbose_level=1 if rank >= 3 else 0)
+
+
+def main() -> int:
+    """Run one worker; returns its exit code (defaults: 0 drained, 1 configuration, 3 no model)."""
+    channel = WorkerChannel.open()
+    settings = channel.start.settings
+    logs = configure_logs(_log_settings(settings.log_level), sys.stderr, style="json" if settings.log_format == "json" else "auto")
+    cpus = available_cpus()
+    try:
+        several = instances_on(settings, on_gpu=False) > 1
+        device = start_runtime(settings.device, intra_op_threads=1 if several else max(1, cpus - settings.io_threads))
+    except ConfigurationError as error:
+        channel.send(Failed(exit=EXIT_CONFIGURATION, text=str(error)))
+        return EXIT_CONFIGURATION
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+
+        async def serve() -> int:
+            return await Worker(channel, device, logs).run()
+
+        return runner.run(serve())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

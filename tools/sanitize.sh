@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Builds the extensions with sanitizers into a tree of their own and runs the native tests there.
+# usage: tools/sanitize.sh [address,undefined|thread] [pytest arguments, default: tests/core]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+kinds=${1:-address,undefined}
+shift || true
+[ $# -gt 0 ] || set -- tests/core
+python=$PWD/.venv/bin/python
+tree=$PWD/build/sanitize-$kinds
+
+mkdir -p "$tree"
+HEADRACE_SANITIZE=$kinds "$python" setup.py -q build_ext --build-lib "$tree" --build-temp "$tree/objects" -j"$(nproc)"
+# The Python half beside the instrumented modules.
+(cd serve && find . -type f ! -name '*.so' ! -path '*/__pycache__/*' -exec cp --parents -t "$tree/serve" {} +)
+
+preload=()
+for kind in ${kinds//,/ }; do
+    case $kind in
+        address) preload+=("$(g++ -print-file-name=libasan.so)") ;;
+        thread) preload+=("$(g++ -print-file-name=libtsan.so)") ;;
+        undefined) ;;
+        *) echo "tools/sanitize.sh: unknown sanitizer '$kind'" >&2; exit 2 ;;
+    esac
+done
+# The C++ library has to be there before the sanitizer looks for what it intercepts.
+preload+=("$(g++ -print-file-name=libstdc++.so.6)")
+
+# Leaks are looked for by tests of their own: the interpreter frees little of what it holds at exit.
+export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1
+export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+export PYTHONMALLOC=malloc PYTHONPATH=$tree:$PWD
+LD_PRELOAD="${preload[*]}" "$python" -P -m pytest -o pythonpath= -o timeout=300 -p no:cacheprovider "$@"
