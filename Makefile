@@ -56,7 +56,6 @@ load: setup
 	$(BIN)/python -m loadtests.run --seconds $(LOAD_SECONDS) $(ARGS)
 
 wheel: setup
-	@tools/debian.sh wheel
 	PYTHON=$(PYTHON) tools/wheel.sh
 
 image:

@@ -16,9 +16,11 @@ ROOT = pathlib.Path(__file__).parent
 SOURCES = ROOT / "ext"
 SANITIZE = os.environ.get("HEADRACE_SANITIZE", "")
 DEBUG = bool(SANITIZE) or os.environ.get("HEADRACE_DEBUG", "") not in ("", "0")
+CPUS = len(os.sched_getaffinity(0))
 ONLY = set(filter(None, os.environ.get("HEADRACE_MODULES", "").split(",")))
 
-LIBRARIES = {"http2": ["nghttp2"], "io_loop": ["nghttp2"], "json_codec": ["simdjson"], "json_encode": ["simdjson"], "compression": ["z"]}
+LIBRARIES = {"http2": ["nghttp2"], "io_loop": ["nghttp2"], "json_codec": ["simdjson"], "json_data": ["simdjson"],
+             "json_encode": ["simdjson"], "compression": ["z"]}
 
 FLAGS = ["-std=c++17", "-fvisibility=hidden", "-fno-semantic-interposition", "-fstack-protector-strong", "-fstack-clash-protection",
          "-Wall", "-Wextra", "-Wformat-security", "-Werror=return-type", "-Werror=format-security",
@@ -53,7 +55,8 @@ def extension(path: pathlib.Path) -> Extension:
 setup(
     ext_modules=cythonize(
         [extension(p) for p in sorted(SOURCES.rglob("*.pyx")) if not ONLY or p.stem in ONLY],
-        include_path=[str(SOURCES)], compiler_directives=DIRECTIVES, nthreads=0 if ONLY else len(os.sched_getaffinity(0)),
+        include_path=[str(SOURCES)], compiler_directives=DIRECTIVES, nthreads=0 if ONLY else CPUS,
         build_dir="build/cython" + (f"-{SANITIZE}" if SANITIZE else "-debug" if DEBUG else ""),
     ),
+    options={"build_ext": {"parallel": CPUS}},
 )

@@ -11,7 +11,7 @@ python=$PWD/.venv/bin/python
 tree=$PWD/build/sanitize-$kinds
 
 mkdir -p "$tree"
-HEADRACE_SANITIZE=$kinds "$python" setup.py -q build_ext --build-lib "$tree" --build-temp "$tree/objects" -j"$(nproc)"
+HEADRACE_SANITIZE=$kinds "$python" setup.py -q build_ext --build-lib "$tree" --build-temp "$tree/objects"
 # The Python half beside the instrumented modules.
 (cd serve && find . -type f ! -name '*.so' ! -path '*/__pycache__/*' -exec cp --parents -t "$tree/serve" {} +)
 

@@ -17,7 +17,8 @@ trap finish EXIT
 rm -rf build/lib* build/bdist* dist
 .venv/bin/python -m build --no-isolation --outdir "$work/sdist" --sdist . >"$work/build.log" 2>&1 || { tail -n 20 "$work/build.log" >&2; exit 1; }
 .venv/bin/python -m build --no-isolation --outdir "$work" --wheel . >"$work/build.log" 2>&1 || { tail -n 20 "$work/build.log" >&2; exit 1; }
-PATH=$PWD/.venv/bin:$PATH auditwheel -q repair --plat "$PLATFORM" --strip -w dist "$work"/headrace-*.whl
+PATH=$PWD/.venv/bin:$PATH auditwheel repair --plat "$PLATFORM" --strip -w dist "$work"/headrace-*.whl 2>"$work/build.log" \
+    || { cat "$work/build.log" >&2; exit 1; }
 cp "$work"/sdist/*.tar.gz dist/
 .venv/bin/python tools/check_wheel.py dist/headrace-*.whl dist/headrace-*.tar.gz
 

@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 from loadtests.bench.clients import Claim
 
 STEADY = 0.05
+LEAST_RUNS_FOR_A_RANGE = 5
 COUNTER_SECONDS = 2.0
 
 
@@ -161,7 +162,7 @@ def summarise(name: str, runs: Sequence[Run]) -> Summary:
 
 def ratio(name: str, ours: Summary, theirs: Summary, least: float, by: Literal["auto", "rate"] = "auto") -> Ratio:
     """Return ours over theirs. by="rate" for latency-bound loads, where CPU time says nothing."""
-    is_steady = ours.rate.relative_range < STEADY and theirs.rate.relative_range < STEADY
+    is_steady = all(side.rate.relative_range < STEADY and side.n_runs >= LEAST_RUNS_FOR_A_RANGE for side in (ours, theirs))
     if by == "rate" or is_steady or not ours.cpu_us.median:
         value, chosen = ours.rate.median / theirs.rate.median, "rate"
     else:

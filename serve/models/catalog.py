@@ -12,12 +12,11 @@ from serve.types import IndexEntry, ModelDescription, VersionState, VersionStati
 
 
 class Catalog:
-    """Records by model name. start_up: models that the server must have to be ready. is_started: they were all tried."""
+    """Records by model name. start_up: models that the server must have to be ready."""
 
     def __init__(self) -> None:
         self._records: dict[str, ModelRecord] = {}
         self.start_up: set[str] = set()
-        self.is_started = False
 
     def find(self, name: str) -> ModelRecord:
         """Raises NotFound for a model that was never loaded."""
@@ -39,10 +38,10 @@ class Catalog:
         return {record.name: publishable(record.served, record.labels) for record in self.served_models()}
 
     def server_ready(self, strict: bool) -> bool:
-        """strict: every model of the start-up set is ready. In any case start-up is over and something serves."""
-        if not self.is_started or not self.served_models():
-            return False
-        return not strict or all(name in self._records and self._records[name].is_ready for name in self.start_up)
+        """Whether something serves and, where strict, every model of the start-up set is ready."""
+        if not strict:
+            return bool(self.served_models())
+        return bool(self.served_models()) and all(name in self._records and self._records[name].is_ready for name in self.start_up)
 
     def index(self, on_disk: Iterable[str], problems: Mapping[str, str], ready_only: bool) -> list[IndexEntry]:
         """One entry a known version, by model name and version number, and one for a model without known versions.

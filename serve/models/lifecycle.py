@@ -138,8 +138,6 @@ class ModelManager:
         # One of these killed the worker: alone, so that a second crash tells which.
         for name in filter(suspects.__contains__, wanted):
             await start(name)
-        self._catalog.is_started = True
-        self._options.on_change()
         return failures
 
     async def load(self, name: str, override_json: str | None = None) -> None:

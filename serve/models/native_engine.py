@@ -65,10 +65,19 @@ class NativeEngine:
         instances = min(spec.config.instances or pool.n_threads, pool.n_threads)
         try:
             native = NativeVersion(
-                session, pool, spec.name, spec.version, inputs=settings.inputs, outputs=settings.outputs,
-                max_batch_size=settings.max_batch_size, instances=instances, preferred_batch_sizes=tuple(spec.config.preferred_batch_sizes),
-                max_queue_delay_us=spec.config.max_queue_delay_us, max_queue_size=spec.config.max_queue_size,
-                default_queue_timeout_us=spec.config.default_queue_timeout_us or 0, class_labels=dict(spec.class_labels),
+                session,
+                pool,
+                spec.name,
+                spec.version,
+                inputs=settings.inputs,
+                outputs=settings.outputs,
+                max_batch_size=settings.max_batch_size,
+                instances=instances,
+                preferred_batch_sizes=tuple(spec.config.preferred_batch_sizes),
+                max_queue_delay_us=spec.config.max_queue_delay_us,
+                max_queue_size=spec.config.max_queue_size,
+                default_queue_timeout_us=spec.config.default_queue_timeout_us or 0,
+                class_labels=dict(spec.class_labels),
             )
         except ValueError as error:
             raise InvalidArgument(f"{spec.config_origin}: {error}") from error

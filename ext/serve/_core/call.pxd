@@ -11,6 +11,7 @@ from serve._core.failure cimport Failure
 from serve._core.http1 cimport ChunkDecoder
 from serve._core.memory cimport Arena, Buffer, Slice
 from serve._core.nghttp2 cimport nghttp2_session, nghttp2_session_callbacks
+from serve._core.slab cimport Slab
 from serve._core.tensors cimport Binding, InferRequest
 from serve._core.version cimport Version
 
@@ -206,6 +207,7 @@ cdef struct Connection:
     size_t out_sent
     # HTTP/2
     nghttp2_session* session
+    bint id_is_indexed              # the peer's HPACK table holds the name x-request-id
     # HTTP/1.1
     Buffer input                    # bytes not parsed yet
     size_t seen                     # of them, searched for the end of a head
@@ -223,6 +225,7 @@ cdef struct Hooks:
     Limits* limits
     CallPool* pool
     nghttp2_session_callbacks* callbacks
+    Slab slab                       # nghttp2's small objects
     uint64_t now                    # monotonic ns of this turn
     uint64_t wall_ms                # of this second, for labels
     bint draining                   # answers ask the client to go

@@ -46,7 +46,8 @@ cdef class Exchange:
     cdef readonly dict headers
     cdef readonly bytes body
     cdef readonly unsigned long long deadline_ns
-    cdef public object events                # gRPC: set by the control plane, called with ("message", bytes), ("half_close", b"") or ("cancel", b"")
+    cdef object sink
+    cdef list early                          # events that came before anybody asked for them
 
     cdef int post(self, Frame* frame) except -1:
         mailbox_post_frame(self.control.mailbox, frame)
@@ -88,6 +89,25 @@ cdef class Exchange:
     def finished(self):
         return self.is_finished
 
+    @property
+    def events(self):
+        """Called with ("message", bytes), ("half_close", b"") or ("cancel", b""); set by the control plane. What came before is handed over then."""
+        return self.sink
+
+    @events.setter
+    def events(self, sink not None):
+        self.sink = sink
+        early, self.early = self.early, []
+        for kind, data in early:
+            sink(kind, data)
+
+    cdef int tell(self, str kind, bytes data) except -1:
+        if self.sink is None:
+            self.early.append((kind, data))
+        else:
+            self.sink(kind, data)
+        return 0
+
     def __dealloc__(self):
         cdef Frame* frame
         if self.control == NULL:
@@ -112,6 +132,7 @@ cdef Exchange exchange_new(Frame* frame):
         exchange.headers[name] = f"{exchange.headers[name]}, {value}" if name in exchange.headers else value
     exchange.body = PyBytes_FromStringAndSize(<char*>frame.body.data, frame.body.length)
     exchange.deadline_ns = frame.deadline_ns
+    exchange.early = []
     exchange.control = frame.control                 # last: nothing above may answer it
     return exchange
 
@@ -159,13 +180,11 @@ cdef class ControlQueue:
             self.exchanges[key] = exchange
             opened.append(exchange)
             return 0
-        exchange = self.exchanges.get(key)
+        exchange = <Exchange?>self.exchanges.get(key) if key in self.exchanges else None
         if exchange is None:
             return 0
-        if exchange.events is not None:
-            kind = {FRAME_MESSAGE: "message", FRAME_HALF_CLOSE: "half_close", FRAME_CANCEL: "cancel"}[frame.kind]
-            exchange.events(kind, PyBytes_FromStringAndSize(<char*>frame.body.data, frame.body.length))
-        return 0
+        kind = {FRAME_MESSAGE: "message", FRAME_HALF_CLOSE: "half_close", FRAME_CANCEL: "cancel"}[frame.kind]
+        return exchange.tell(kind, PyBytes_FromStringAndSize(<char*>frame.body.data, frame.body.length))
 
     def release(self, Exchange exchange not None):
         """The control plane is done with it: no more events."""

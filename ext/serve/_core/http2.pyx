@@ -7,6 +7,7 @@ from serve._core.compression cimport DEFLATE, GZIP
 from serve._core.failure cimport HEADERS_TOO_LARGE, TOO_LARGE
 from serve._core.memory cimport Slice, arena_copy, buffer_append, buffer_reserve, slice_make
 from serve._core.nghttp2 cimport *
+from serve._core.slab cimport slab_destroy, slab_init
 
 cdef enum:
     STREAM_WINDOW = 4 << 20
@@ -203,8 +204,9 @@ cdef ssize_t read_out(nghttp2_session* session, int32_t stream_id, uint8_t* buff
 
 
 cdef void add_identity(HeaderList* headers, Call* call) noexcept nogil:
-    """Where the answer comes from. Unique values stay out of the HPACK table."""
-    add_slice(headers, b"x-request-id", call.request_id, NGHTTP2_NV_FLAG_NO_INDEX)
+    """Where the answer comes from. Unique values stay out of the HPACK table, but for the first, which brings the name into it."""
+    add_slice(headers, b"x-request-id", call.request_id, NGHTTP2_NV_FLAG_NO_INDEX if call.connection.id_is_indexed else NGHTTP2_NV_FLAG_NONE)
+    call.connection.id_is_indexed = True
     add_slice(headers, b"x-headrace-version", call.version_served, NGHTTP2_NV_FLAG_NONE)
 
 
@@ -215,9 +217,9 @@ cdef void answer_grpc(Call* call) noexcept nogil:
     headers.n = 0
     add_constant(&headers, b":status", b"200")
     add_constant(&headers, b"content-type", b"application/grpc")
-    add_constant(&headers, b"grpc-accept-encoding", b"identity, deflate, gzip")
     add_identity(&headers, call)
     if only_trailers:
+        add_constant(&headers, b"grpc-accept-encoding", b"identity, deflate, gzip")     # what an unknown grpc-encoding is answered with
         add_grpc_status(&headers, call)
         nghttp2_submit_response(call.connection.session, call.stream_id, headers.fields, headers.n, NULL)
         return
@@ -276,6 +278,7 @@ cdef void http2_answer(Call* call) noexcept nogil:
 
 cdef int http2_init(Hooks* hooks) noexcept nogil:
     cdef nghttp2_session_callbacks* callbacks = NULL
+    slab_init(&hooks.slab)
     if nghttp2_session_callbacks_new(&callbacks):
         return -1
     nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers)
@@ -290,6 +293,7 @@ cdef int http2_init(Hooks* hooks) noexcept nogil:
 cdef void http2_destroy(Hooks* hooks) noexcept nogil:
     nghttp2_session_callbacks_del(hooks.callbacks)
     hooks.callbacks = NULL
+    slab_destroy(&hooks.slab)
 
 
 cdef int http2_open(Connection* connection) noexcept nogil:
@@ -298,7 +302,7 @@ cdef int http2_open(Connection* connection) noexcept nogil:
     cdef int status
     if nghttp2_option_new(&option):
         return -1
-    status = nghttp2_session_server_new2(&connection.session, connection.hooks.callbacks, connection, option)
+    status = nghttp2_session_server_new3(&connection.session, connection.hooks.callbacks, connection, option, &connection.hooks.slab.mem)
     nghttp2_option_del(option)
     if status:
         connection.session = NULL

@@ -36,6 +36,7 @@ cdef enum:
     LINGER_NS = 2000000000          # how long the peer may take to read our last answer
     LINGER_BYTES = 16 << 20
     BODY_GRACE_NS = 5000000000      # before the body rate counts
+    POLL_CALLS = 4                  # a turn that brings more is about throughput, and polling would only burn the core
     POLL_PAUSE_NS = 20000000        # no busy-polling for so long after we were in somebody's way
     GOAWAY_GRACE_NS = 100000000
     IDLE_DRAIN_NS = 300000000       # a client may be sending on a connection that looks idle to us
@@ -388,8 +389,8 @@ cdef inline bint has_mail(IoThread* io) noexcept nogil:
 
 
 cdef bint may_poll(IoThread* io, uint64_t now) noexcept nogil:
-    """Busy-polling pays while events come quickly, and never while a thread that works for us could use the core."""
-    if io.shared.busy_poll_ns == 0 or io.gap_ns >= io.shared.busy_poll_ns or now < io.poll_again:
+    """Busy-polling pays while events come quickly and few at a time; never while a thread that works for us could use the core."""
+    if io.shared.busy_poll_ns == 0 or io.gap_ns >= io.shared.busy_poll_ns or now < io.poll_again or io.turn_calls > POLL_CALLS:
         return False
     return not (io.n_lent and io.shared.cores_are_scarce)
 
@@ -485,11 +486,16 @@ cdef void flush_dirty(IoThread* io) noexcept nogil:
 
 cdef void run_turn(IoThread* io, epoll_event* events, int n, uint8_t* buffer) noexcept nogil:
     cdef int i
+    cdef uint64_t before = counter_read(&io.counters.http_requests) + counter_read(&io.counters.grpc_requests)
+    cdef uint64_t calls
     io.hooks.now = now_ns()
     io.snapshot = io.table.load(memory_order_seq_cst)
     counter_add(&io.counters.turns, 1)
     for i in range(n):
         handle_event(io, &events[i], buffer)
+    calls = counter_read(&io.counters.http_requests) + counter_read(&io.counters.grpc_requests) - before
+    if calls:
+        io.turn_calls = calls
     take_mail(io)
     tick(io, io.hooks.now)
     while True:
@@ -592,6 +598,7 @@ cdef class Server:
         io.snapshot = NULL
         io.draining = False
         io.n_lent = 0
+        io.turn_calls = 0
         io.drain_from = io.next_sweep = io.next_second = io.poll_again = 0
         io.gap_ns = 4 * self.shared.busy_poll_ns
         io.phase.store(0)

@@ -62,6 +62,7 @@ cdef cppclass IoThread:
     uint64_t drain_until
     uint64_t next_sweep
     uint64_t next_second
+    uint64_t turn_calls                 # calls that the last turn with any brought
     uint64_t gap_ns                     # moving average of the gaps between events
     uint64_t poll_again                 # busy-polling is off until then: another thread wanted the core
     Thread thread

@@ -149,8 +149,6 @@ cdef int64_t convert_array(Conversion* data, size_t at, int level) noexcept nogi
         data.n_levels += 1
     if kind != b'[' and data.leaf_level < 0:
         data.leaf_level = level
-    if (kind == b'[') == (data.leaf_level == level):
-        return misshapen(data, b"is nested unevenly")
     at += 1
     while kind != b']':
         if (kind == b'[') == (data.leaf_level == level):

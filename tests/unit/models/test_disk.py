@@ -31,6 +31,7 @@ def test_a_link_gives_the_model_its_name(tmp_path: pathlib.Path) -> None:
     (tmp_path / "r" / "alias").symlink_to(tmp_path / "r" / "m")
     (tmp_path / "r" / "broken").symlink_to(tmp_path / "none")
     assert list(DiskRepository([tmp_path / "r"]).scan_strictly().models) == ["alias", "m"]
+    assert list(DiskRepository([tmp_path / "r" / "alias"]).scan_strictly().models) == ["alias"]
 
 
 def test_a_stamp_changes_with_any_file_that_a_load_reads(tmp_path: pathlib.Path) -> None:

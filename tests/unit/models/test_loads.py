@@ -65,6 +65,10 @@ def test_only_settings_that_a_version_depends_on_rebuild_it(bench: Bench, config
         bench.write("m/model.yaml", config)
         await bench.manager.load("m")
         assert len(bench.engine.loaded) == n_loads
+        # Kept or rebuilt, clients read the new configuration.
+        view = bench.manager.config("m")
+        assert view["parameters"] == ({"a": {"string_value": "b"}} if "parameters" in config else {})
+        assert view["version_policy"] == ({"all": {}} if "policy" in config else {"latest": {"num_versions": 1}})
 
     run(bench, scenario)
 
@@ -166,10 +170,11 @@ def test_a_version_that_fails_leaves_the_others(bench: Bench) -> None:
 
     async def scenario() -> None:
         await bench.manager.load_all()
-        _break_graph(bench)
+        bench.model("m", "2")
+        bench.engine.errors["m", "2"] = InvalidArgument("no such operator")
         assert await refused(bench.manager.load_version("m", "2"), InvalidArgument) == "failed to load 'm', version 2: no such operator"
         assert bench.engine.served() == {"m": ["1"]}
-        _break_yaml(bench)
+        bench.write("m/model.yaml", "instance: 2")
         assert "unknown key 'instance'" in await refused(bench.manager.load_version("m", "2"), InvalidArgument)
 
     run(bench, scenario)

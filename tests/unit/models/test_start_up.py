@@ -112,6 +112,20 @@ def test_at_the_start_versions_do_not_depend_on_each_other(bench: Bench) -> None
     run(bench, scenario)
 
 
+def test_a_label_without_its_version_keeps_the_server_from_being_ready(bench: Bench) -> None:
+    bench.model("m", "1", config="labels: {canary: 9}")
+
+    async def scenario() -> None:
+        text = f"failed to load 'm', version 9: label 'canary' names it, but it is not in {bench.repository}/m"
+        assert await bench.manager.load_all() == {"m": text}
+        assert bench.engine.served() == {"m": ["1"]}
+        assert bench.manager.is_ready("m")
+        assert bench.manager.is_ready("m", "canary") is False
+        assert not bench.manager.server_ready()
+
+    run(bench, scenario)
+
+
 def test_no_other_version_stands_in_for_stable(bench: Bench) -> None:
     bench.model("m", "1", "2", config="labels: {stable: 1}")
     bench.engine.errors["m", "1"] = InvalidArgument("bad graph")
@@ -182,6 +196,7 @@ def test_a_model_whose_only_version_killed_the_worker(bench: Bench) -> None:
         assert not bench.manager.server_ready()
         await bench.manager.load_version("m", "1")
         assert bench.engine.served() == {"m": ["1"]}
+        assert CrashMarks(bench.state).failed("m") == frozenset()
 
     run(bench, scenario)
 
