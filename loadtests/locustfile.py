@@ -127,9 +127,6 @@ class GrpcUser(User):
         self.facts = ModelFacts(model, payloads.read_model_metadata(metadata))
         self.infer = self.channel.unary_unary(f"{SERVICE}/ModelInfer", None, None)
 
-    def on_stop(self) -> None:
-        self.channel.close()
-
     def call(self, name: str, rows: payloads.FloatRows) -> None:
         """Make one call and tell locust how it went."""
         message = payloads.grpc_message(self.facts.model, self.facts.input, rows)

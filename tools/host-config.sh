@@ -19,6 +19,7 @@ network_environment() {
 copy_host_config() { # root
     local root=$1 path
     mkdir -p "$root/etc/apt/apt.conf.d" "$root/etc/ssl/certs" "$root/root/.config/pip" "$root/usr/share/keyrings"
+    rm -f "$root/etc/apt/sources.list"
     for path in /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/auth.conf.d /etc/apt/keyrings /etc/apt/trusted.gpg.d /usr/share/keyrings; do
         [ -e "$path" ] && cp -aT "$path" "$root$path"
     done

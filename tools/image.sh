@@ -12,7 +12,7 @@ TARGET=${1:-cpu}
 TAG=${2:-headrace:$TARGET}
 BASE=${BASE:-python:3.11-slim-bookworm}
 EXTRA_CA=${EXTRA_CA:-${PIP_CERT:-}}
-PORT=${PORT:-18000}
+PORT=${PORT:-$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
 work=$(mktemp -d)
 cleanup=()
 finish() {
@@ -36,12 +36,16 @@ mlp(folder, 'model', (64, 64, 10))" "$work/models"
 
 smoke() { # port: the server inside answers an inference, and drains on SIGTERM
     local url=http://127.0.0.1:$1 body
-    for _ in $(seq 300); do
+    for _ in $(seq 150); do
         curl -sf "$url/v2/health/ready" >/dev/null && break
         sleep 0.2
     done
     body=$(.venv/bin/python -c "import json; print(json.dumps({'inputs': [{'name': 'x', 'datatype': 'FP32', 'shape': [1, 64], 'data': [0.5] * 64}]}))")
-    curl -sf -H 'content-type: application/json' -d "$body" "$url/v2/models/mlp/infer" | grep -q '"outputs"'
+    if ! curl -sf -H 'content-type: application/json' -d "$body" "$url/v2/models/mlp/infer" | grep -q '"outputs"'; then
+        echo "the server in the image did not answer" >&2
+        [ ! -f "$work/server.log" ] || tail -n 20 "$work/server.log" >&2
+        return 1
+    fi
     echo "smoke test: the server in the image answered an inference"
 }
 
@@ -61,7 +65,8 @@ make_base() {
     echo "making the base $BASE with debootstrap"
     debootstrap --variant=minbase --include="$packages" bookworm "$work/base" "$(apt_mirror)" >"$work/debootstrap.log" 2>&1 \
         || { tail -n 5 "$work/debootstrap.log" >&2; return 1; }
-    rm -rf "$work/base"/var/cache/apt/* "$work/base"/var/lib/apt/lists/* "$work/base"/var/log/*
+    # It keeps no record of where it came from: the build brings the host's sources.
+    rm -rf "$work/base/etc/apt/sources.list" "$work/base"/var/cache/apt/* "$work/base"/var/lib/apt/lists/* "$work/base"/var/log/*
     container=$(buildah from scratch)
     buildah add -q "$container" "$work/base" / >/dev/null
     buildah commit -q "$container" "docker.io/library/$BASE" >/dev/null
@@ -91,11 +96,20 @@ with_buildah() {
     container=$(buildah from --pull=never "$TAG")
     cleanup+=("buildah rm $container >/dev/null")
     root=$(buildah mount "$container")
+    forget_mounts "$root"
+    buildah commit -q --format docker "$container" "$TAG" >/dev/null
     echo "image $TAG: $(human "$(du -sbx "$root" | cut -f1)")"
     [ "$TARGET" = cpu ] || return 0
     run_read_only "$root" &
     cleanup+=("kill -TERM $! 2>/dev/null && wait $!")
     smoke "$PORT"
+}
+
+forget_mounts() { # root: the empty places where the build's volumes were
+    local path
+    rm -rf "$1/root/.config/pip"
+    rmdir --ignore-fail-on-non-empty "$1/root/.config" 2>/dev/null || true
+    for path in $(pip_directories); do rmdir -p --ignore-fail-on-non-empty "$1$path" 2>/dev/null || true; done
 }
 
 run_read_only() { # root: the entry point as its user, with nothing writable but /tmp and the state directory
@@ -108,7 +122,7 @@ run_read_only() { # root: the entry point as its user, with nothing writable but
         mount -t tmpfs tmpfs "$root/tmp"
         mount -t tmpfs -o uid=10001 tmpfs "$root/var/lib/headrace"
         mount -o remount,ro,bind "$root"
-        exec env -i PATH=/opt/headrace/bin:/usr/bin:/bin HEADRACE_HOST=127.0.0.1 HEADRACE_STATE_DIR=/var/lib/headrace PYTHONDONTWRITEBYTECODE=1 \
+        exec env -i PATH=/opt/headrace/bin:/usr/sbin:/usr/bin:/bin HEADRACE_HOST=127.0.0.1 HEADRACE_STATE_DIR=/var/lib/headrace PYTHONDONTWRITEBYTECODE=1 \
             chroot --userspec=10001:10001 "$root" headrace serve /models --http-port "$3" --grpc-port 0 --metrics-port 0 --admin-port none
     ' bash "$1" "$work/models" "$PORT" >"$work/server.log" 2>&1
 }

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Literal, Protocol
 
 from serve import clock
@@ -46,16 +47,16 @@ class Queue(Protocol):
 
 
 class _Messages:
-    """The client's messages of one gRPC call, as they arrive."""
+    """What the client still sends in one call: messages of a gRPC call as they arrive, and that it went away, which ends `task`."""
 
-    def __init__(self, task: "asyncio.Task[None] | None") -> None:
+    def __init__(self) -> None:
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._task = task
+        self.task: asyncio.Task[None] | None = None
 
     def __call__(self, kind: EventKind, data: bytes) -> None:
         if kind == "cancel":
-            if self._task is not None:
-                self._task.cancel()
+            if self.task is not None:
+                self.task.cancel()
         else:
             self._queue.put_nowait(data if kind == "message" else None)
 
@@ -83,18 +84,19 @@ class SlowPath:
 
     def drain_queue(self) -> None:
         """Start a task for each new call."""
+        loop = asyncio.get_running_loop()
         for exchange in self._queue.take():
-            messages = None
-            if exchange.protocol == "grpc":
-                messages = _Messages(None)
-                task = asyncio.get_running_loop().create_task(self._serve_grpc(exchange, messages))
-                messages._task = task
-                exchange.events = messages
-            else:
-                task = asyncio.get_running_loop().create_task(self._serve_http(exchange))
-                exchange.events = _Cancel(task)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            messages = _Messages()
+            serve = self._serve_grpc(exchange, messages) if exchange.protocol == "grpc" else self._serve_http(exchange)
+            messages.task = loop.create_task(serve)
+            self._tasks.add(messages.task)
+            messages.task.add_done_callback(partial(self._ended, exchange))
+            exchange.events = messages
+
+    def _ended(self, exchange: Exchange, task: "asyncio.Task[None]") -> None:
+        # Not at the end of the task's own code: a call that is cancelled at once never begins to run it.
+        self._tasks.discard(task)
+        self._queue.release(exchange)
 
     def end_streams(self) -> None:
         """The worker drains: calls that would never end by themselves (Watch, reflection) are told to come again elsewhere."""
@@ -108,8 +110,6 @@ class SlowPath:
             exchange.respond(answer.status, answer.body, list(answer.headers.items()))
         except TimeoutError:
             exchange.respond(http_status(DeadlineExceeded()), b'{"error":"deadline exceeded"}', [("content-type", "application/json")])
-        finally:
-            self._queue.release(exchange)
 
     async def _serve_grpc(self, exchange: Exchange, messages: _Messages) -> None:
         try:
@@ -124,8 +124,6 @@ class SlowPath:
             if not exchange.finished:
                 exchange.finish(grpc_code(Unavailable()), "the server is shutting down")
             raise
-        finally:
-            self._queue.release(exchange)
 
     async def _answer_grpc(self, exchange: Exchange, messages: _Messages) -> None:
         if (unary := self._grpc.unary(exchange.path)) is not None:
@@ -144,17 +142,6 @@ class SlowPath:
                     exchange.send(answer)
         finally:
             self._streams.discard(task)
-
-
-class _Cancel:
-    """Ends a task when the client goes away."""
-
-    def __init__(self, task: "asyncio.Task[None]") -> None:
-        self._task = task
-
-    def __call__(self, kind: EventKind, data: bytes) -> None:
-        if kind == "cancel":
-            self._task.cancel()
 
 
 def _deadline(exchange: Exchange) -> asyncio.Timeout:

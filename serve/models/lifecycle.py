@@ -278,7 +278,7 @@ class ModelManager:
 
 def _refused(record: ModelRecord, source: ModelSource, error: Exception) -> HeadraceError:
     """Notes why no version of the model was tried, where nothing serves that would contradict it."""
-    record.reason = "" if record.served else str(error)
+    record.reason = str(error)
     for version in source.versions:
         if version not in record.served:
             record.advance(version, VersionState.UNAVAILABLE, str(error))

@@ -191,13 +191,9 @@ cdef inline uint64_t estimate_ns(Version* version, int64_t rows) noexcept nogil:
     return counter_read(&version.run_ns[log2_up(min(rows, version.max_batch))])
 
 
-cdef bint fits_inline(Version* version, uint64_t longest_ns) noexcept nogil:
-    """Short enough by measurement, and nobody else is at it (an empty estimate means: not measured, so not short)."""
-    cdef uint64_t estimate
-    if not version.may_inline or version.running or version.delay_ns or version.buckets == NULL:
-        return False
-    estimate = estimate_ns(version, (<Bucket*>version.buckets).rows)
-    return 0 < estimate < longest_ns
+cdef inline bint is_short(Version* version, int64_t rows, uint64_t longest_ns) noexcept nogil:
+    """By measurement (an empty estimate means: not measured, so not short)."""
+    return 0 < estimate_ns(version, rows) < longest_ns
 
 
 # --- the pool's interface -----------------------------------------------------------------------------------------------
@@ -248,9 +244,11 @@ cdef int pool_take_inline(Pool* pool, Batch* batch, uint64_t now, uint64_t longe
     mutex_lock(&pool.lock)
     version = pool.active
     while version != NULL:
-        if fits_inline(version, longest_ns):
+        if version.may_inline and not version.running and not version.delay_ns:        # nobody else is at it
             bucket = best_bucket(version, now, &rows, &wait_until)
-            break
+            if bucket != NULL and is_short(version, rows, longest_ns):
+                break
+            bucket = NULL
         version = version.active_next
     if bucket != NULL:
         take(pool, batch, version, bucket, rows, now)
@@ -437,6 +435,7 @@ cdef bint next_batch(Pool* pool, Batch* batch) noexcept nogil:
         if bucket != NULL:
             break
         if pool.stopping and pool.active == NULL:
+            condition_broadcast(&pool.wake)                 # who waited for a runner of the last batch ends, too
             mutex_unlock(&pool.lock)
             return False
         wait_for_work(pool, wait_until)
@@ -453,6 +452,7 @@ cdef void* instance_main(void* argument) noexcept nogil:
     cdef Pool* pool = instance.pool
     cdef Batch batch
     if batch_init(&batch):
+        free(instance)
         return NULL
     while next_batch(pool, &batch):
         batch_run(&batch, MAX_IO_THREADS + instance.index)
@@ -502,6 +502,7 @@ cdef class InstancePool:
         cdef Instance* instance
         if self.pool.n_threads:
             raise RuntimeError("the instance threads run already")
+        self.pool.stopping = False
         alive.add(self)
         for index in range(self.n_threads):
             instance = <Instance*>calloc(1, sizeof(Instance))

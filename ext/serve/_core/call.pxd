@@ -142,6 +142,7 @@ cdef struct Call:
     int status                      # HTTP status
     int grpc_status
     Slice message                   # grpc-message, arena
+    Slice details                   # grpc-status-details-bin, arena
     const char* content_type
     int64_t reply_json_length
     int reply_encoding
@@ -246,7 +247,8 @@ cdef Call* call_new(Connection* connection, uint64_t now) noexcept nogil        
 cdef void call_free(Call* call) noexcept nogil                                      # unlinks; runs hooks.on_gone
 cdef int call_add_field(Call* call, Slice name, Slice value) noexcept nogil         # copies and interprets; -1: refuse (431 or memory)
 cdef void call_refuse(Call* call, int kind, const char* text) noexcept nogil        # prepares an error answer of its protocol
-cdef void call_grpc_message(Call* call, const char* text) noexcept nogil            # grpc-message, percent-encoded
+# grpc_status, grpc-message (percent-encoded) and details; reason: failure.KIND_NAME or NULL.
+cdef void call_fail_grpc(Call* call, int code, const char* text, const char* reason) noexcept nogil
 cdef void call_answer_http(Call* call, int status, const char* content_type) noexcept nogil
 cdef Request* request_new(CallPool* pool) noexcept nogil
 cdef void request_free(CallPool* pool, Request* request) noexcept nogil

@@ -5,9 +5,10 @@ from libc.string cimport memcmp, memset
 from libcpp.atomic cimport memory_order_acquire, memory_order_relaxed, memory_order_seq_cst
 
 from serve._core.compression cimport encoding_accepted, encoding_from_name
-from serve._core.failure cimport GRPC_CODE, HTTP_STATUS
+from serve._core.failure cimport GRPC_CODE, HTTP_STATUS, KIND_NAME, UNAVAILABLE
 from serve._core.json_codec cimport json_encode_error
 from serve._core.memory cimport (arena_alloc, arena_copy, arena_free, arena_reset, buffer_free, slice_is, slice_make, slice_of)
+from serve._core.status_details cimport status_details
 from serve._core.posix cimport EFD_CLOEXEC, EFD_NONBLOCK, eventfd, wake
 
 cdef enum:
@@ -219,17 +220,29 @@ cdef Slice percent_encoded(Arena* arena, const char* text) noexcept nogil:
     return slice_make(out, n)
 
 
-cdef void call_grpc_message(Call* call, const char* text) noexcept nogil:
+cdef void call_fail_grpc(Call* call, int code, const char* text, const char* reason) noexcept nogil:
+    call.grpc_status = code
     call.message = percent_encoded(&call.arena, text)
+    call.details = status_details(&call.arena, code, text, reason)
+
+
+cdef void ask_to_retry(Call* call) noexcept nogil:
+    """Retry-After (RFC 9110, 10.2.3): one second is enough for a queue to move."""
+    cdef Field* field = <Field*>arena_alloc(&call.arena, sizeof(Field))
+    if field != NULL:
+        field.name, field.value = slice_of(b"retry-after"), slice_of(b"1")
+        field.next = call.reply_fields
+        call.reply_fields = field
 
 
 cdef void call_refuse(Call* call, int kind, const char* text) noexcept nogil:
     """An error answer of the call's own protocol. Nothing that was prepared before is sent, unless it is out already."""
     call.ended = True
     if call.is_grpc:
-        call.grpc_status = GRPC_CODE[kind]
-        call_grpc_message(call, text)
+        call_fail_grpc(call, GRPC_CODE[kind], text, KIND_NAME[kind])
         return
+    if kind == UNAVAILABLE:
+        ask_to_retry(call)
     call.status = HTTP_STATUS[kind]
     call.content_type = b"application/json"
     call.reply_json_length = -1

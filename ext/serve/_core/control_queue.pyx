@@ -174,13 +174,14 @@ cdef class ControlQueue:
         return opened
 
     cdef int handle(self, Frame* frame, list opened) except -1:
+        cdef Exchange exchange
         key = <uintptr_t>frame.control
         if frame.kind == FRAME_OPEN:
             exchange = exchange_new(frame)
             self.exchanges[key] = exchange
             opened.append(exchange)
             return 0
-        exchange = <Exchange?>self.exchanges.get(key) if key in self.exchanges else None
+        exchange = self.exchanges.get(key)
         if exchange is None:
             return 0
         kind = {FRAME_MESSAGE: "message", FRAME_HALF_CLOSE: "half_close", FRAME_CANCEL: "cancel"}[frame.kind]

@@ -282,13 +282,12 @@ cdef void dispatch_frame(IoThread* io, Frame* frame) noexcept nogil:
             if put_message(call, frame.body.data, frame.body.length):
                 call_refuse(call, INTERNAL, b"out of memory")
         else:
-            call.grpc_status = frame.status
             call.ended = True
             if frame.status:
                 text = b"internal error"
                 if frame.head.length:
                     text = <const char*>frame.head.data
-                call_grpc_message(call, text)
+                call_fail_grpc(call, frame.status, text, NULL)
         answer(io, call)
     frame_free(frame)
 
@@ -462,6 +461,7 @@ cdef void stream_message(IoThread* io, Call* call, const uint8_t* data, size_t l
     if request == NULL:
         refuse(io, call, UNAVAILABLE, b"out of memory")
         return
+    request.infer.id = slice_make(NULL, 0)              # no earlier user's, should this one never be decoded
     if packed and call.content_encoding != IDENTITY:
         unpack(call, data, length, request)
     elif packed:
@@ -515,7 +515,7 @@ cdef void answer_live(IoThread* io, Call* call) noexcept nogil:
         if put_message(call, live, 2):
             call.out.length = 0
     else:
-        if buffer_append(&call.out, b'{"live":true,"ready":true}', 26):
+        if buffer_append(&call.out, b'{"live":true}', 13):
             call.out.length = 0
         call_answer_http(call, 200, b"application/json")
     answer(io, call)
@@ -566,11 +566,11 @@ cdef void deliver_stream(IoThread* io, Call* call, Request* request) noexcept no
         if buffer_append(&call.out, request.reply.data, request.reply.length):
             call_refuse(call, INTERNAL, b"out of memory")
         return
-    if call.errors_end_stream:
+    if call.errors_end_stream or request.failure.kind == DEADLINE_EXCEEDED:      # the deadline is the call's, not the message's
         call_refuse(call, request.failure.kind, request.failure.text)
         return
     message = buffer_empty()
-    if wire_encode_stream_error(request.failure.text, &message) or put_message(call, message.data, message.length):
+    if wire_encode_stream_error(request.failure.text, request.infer.id, &message) or put_message(call, message.data, message.length):
         call_refuse(call, INTERNAL, b"out of memory")
     buffer_free(&message)
 

@@ -17,3 +17,4 @@ cdef class NativeVersion:
     cdef list kept                          # encoded names and labels that the native structs borrow
     cdef int narrow(self) except -1
     cdef int take_labels(self, dict class_labels) except -1
+    cdef (int, int) queue_state(self)

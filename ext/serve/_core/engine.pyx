@@ -35,6 +35,10 @@ cdef class NativeVersion:
             raise ValueError(f"instances = {instances}; want 1 to {MAX_INSTANCES}")
         if len(preferred_batch_sizes) > MAX_PREFERRED:
             raise ValueError(f"{len(preferred_batch_sizes)} preferred batch sizes; at most {MAX_PREFERRED}")
+        if any([not 1 <= size <= max(1, max_batch_size) for size in preferred_batch_sizes]):
+            raise ValueError(f"preferred_batch_sizes = {list(preferred_batch_sizes)}; want 1 to {max(1, max_batch_size)}, the largest batch")
+        if min(max_batch_size, max_queue_delay_us, max_queue_size, default_queue_timeout_us) < 0:
+            raise ValueError("max_batch_size, max_queue_delay_us, max_queue_size and default_queue_timeout_us must not be negative")
         self.session, self.pool, self.model, self.number = session, pool, model, number
         self.inputs, self.outputs, self.max_batch_size = inputs, outputs, max_batch_size
         self.kept = [model.encode() + b"\0", number.encode() + b"\0"]
@@ -149,18 +153,22 @@ cdef class NativeVersion:
         if status:
             text = failure.text.decode("utf-8", "replace")
             raise InternalError(f"warm-up with {rows} rows failed: {text}")
-        counter_set(&self.version.run_ns[(rows - 1).bit_length()], max(1, times.scattered - start))
+        counter_set(&self.version.run_ns[min((rows - 1).bit_length(), N_RUN_ESTIMATES - 1)], max(1, times.scattered - start))
 
     def run_times(self):
         """Measured nanoseconds of a run by rows (powers of two); what decides who runs it."""
         return {2 ** i: counter_read(&self.version.run_ns[i]) for i in range(N_RUN_ESTIMATES) if counter_read(&self.version.run_ns[i])}
 
+    cdef (int, int) queue_state(self):
+        """Requests queued, and runs in progress."""
+        mutex_lock(&self.pool.pool.lock)            # held for a few instructions by others: no need to drop the GIL
+        depth, running = self.version.depth, self.version.running
+        mutex_unlock(&self.pool.pool.lock)
+        return depth, running
+
     def is_idle(self):
         """Nothing queued and nothing running."""
-        mutex_lock(&self.pool.pool.lock)            # held for a few instructions by others: no need to drop the GIL
-        idle = self.version.depth == 0 and self.version.running == 0
-        mutex_unlock(&self.pool.pool.lock)
-        return idle
+        return self.queue_state() == (0, 0)
 
     def statistics(self):
         """serve.types.VersionStatistics of everything since the load."""
@@ -276,5 +284,5 @@ cdef class _Reading:
             batch_stats=tuple([
                 BatchStatistics(rows or native.max_batch_size, Duration(n, gather), Duration(n, run), Duration(n, scatter))
                 for rows, (n, gather, run, scatter) in sorted(self.batches().items())]),
-            queue_depth=native.version.depth, in_flight=max(0, totals["submitted"] - totals["completed"]), rejected=rejected,
+            queue_depth=native.queue_state()[0], in_flight=max(0, totals["submitted"] - totals["completed"]), rejected=rejected,
             stages={key: histogram for key, (_, histogram) in stages.items()}, batch_sizes=self.batch_sizes())

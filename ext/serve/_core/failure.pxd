@@ -31,6 +31,9 @@ cdef extern from * nogil:
     #include <stdarg.h>
     #include <stdio.h>
     static const int headrace_grpc_code[] = {0, 1, 3, 5, 12, 4, 8, 8, 13, 12, 14, 4};
+    __attribute__((unused)) static const char *const headrace_kind_name[] = {
+        "OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "METHOD_NOT_ALLOWED", "REQUEST_TIMEOUT", "TOO_LARGE", "HEADERS_TOO_LARGE",
+        "INTERNAL", "NOT_IMPLEMENTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"};
     static const int headrace_http_status[] = {200, 499, 400, 404, 405, 408, 413, 431, 500, 501, 503, 504};
     // Always -1, so that callers can `return fail(...)`. Truncates; a cut UTF-8 sequence at the end is dropped.
     __attribute__((unused, format(printf, 3, 4)))
@@ -51,4 +54,5 @@ cdef extern from * nogil:
     """
     const int* GRPC_CODE "headrace_grpc_code"
     const int* HTTP_STATUS "headrace_http_status"
+    const char** KIND_NAME "headrace_kind_name"
     int fail "headrace_fail"(Failure* failure, int kind, const char* format, ...)

@@ -176,6 +176,7 @@ cdef void add_grpc_status(HeaderList* headers, const Call* call) noexcept nogil:
     add_constant(headers, b"grpc-status", GRPC_STATUS[call.grpc_status])
     if call.grpc_status:
         add_slice(headers, b"grpc-message", call.message, NGHTTP2_NV_FLAG_NO_INDEX)
+        add_slice(headers, b"grpc-status-details-bin", call.details, NGHTTP2_NV_FLAG_NO_INDEX)
 
 
 cdef ssize_t read_out(nghttp2_session* session, int32_t stream_id, uint8_t* buffer, size_t length, uint32_t* flags,

@@ -169,6 +169,7 @@ cdef int body_http(Request* request, const InferResponse* response) noexcept nog
     if request.accept_encoding > IDENTITY and request.reply.length >= COMPRESS_FROM:
         packed = buffer_empty()
         if deflate_all(request.accept_encoding, request.reply.data, request.reply.length, &packed):
+            buffer_free(&packed)
             return fail(&request.failure, INTERNAL, b"out of memory")
         buffer_free(&request.reply)
         request.reply = packed

@@ -35,9 +35,12 @@ cdef class ModelTable:
     cdef readonly uint64_t generation
     cdef Reader* readers[MAX_IO_THREADS]
     cdef int n_readers
+    cdef object lock                # threading.Lock: publishing, and closing versions in threads
     cdef list retired               # [(address of Snapshot, objects kept alive, reader turns at the swap)]
     cdef object serving             # what the current snapshot borrows from
-    cdef int add_reader(self, Reader* reader) except -1
+    cdef int add_reader(self, Reader* reader) except -1             # before its thread starts
+    cdef int forget_readers(self) except -1                         # after the threads are joined
+    cdef tuple collect(self)
 
 # 0 and *version, or -1 and why (NOT_FOUND, UNAVAILABLE). An empty number means the default.
 cdef int snapshot_find(const Snapshot* snapshot, Slice name, Slice number, Version** version, Failure* failure) noexcept nogil

@@ -1,3 +1,5 @@
+import threading
+
 from libc.stdint cimport uint8_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libcpp.atomic cimport memory_order_seq_cst
@@ -85,6 +87,7 @@ cdef int fill_entry(ModelEntry* entry, str name, dict versions, default, Names n
         names.versions.append(version)
     if default is not None:
         entry.default = (<NativeVersion?>default).version
+        names.versions.append(default)
     return 0
 
 
@@ -119,7 +122,7 @@ cdef Snapshot* build(uint64_t generation, dict models, Names names) except NULL:
 cdef bint is_reachable(ModelTable table, Snapshot* snapshot, list turns):
     cdef int i
     cdef uint64_t turn, dropped
-    for i in range(len(turns)):
+    for i in range(min(<int>len(turns), table.n_readers)):
         turn = turns[i]
         if turn & 1 and table.readers[i].turn.load(memory_order_seq_cst) == turn:
             return True                             # still inside the turn in which the swap happened
@@ -131,46 +134,65 @@ cdef bint is_reachable(ModelTable table, Snapshot* snapshot, list turns):
 
 
 cdef class ModelTable:
-    """Publishes snapshots. One writer (the control plane), any number of registered I/O threads."""
+    """Publishes snapshots to the I/O threads of one server. Python may call it from any thread."""
 
     def __cinit__(self):
+        self.lock = threading.Lock()
         self.retired = []
         self.serving = Names()
         self.current.store(build(0, {}, <Names>self.serving))
 
     cdef int add_reader(self, Reader* reader) except -1:
-        if self.n_readers == MAX_IO_THREADS:
-            raise ValueError(f"{self.n_readers + 1} I/O threads; at most {MAX_IO_THREADS}")
-        self.readers[self.n_readers] = reader
-        self.n_readers += 1
-        return self.n_readers - 1
+        with self.lock:
+            if self.n_readers == MAX_IO_THREADS:
+                raise ValueError(f"{self.n_readers + 1} I/O threads; at most {MAX_IO_THREADS}")
+            self.readers[self.n_readers] = reader
+            self.n_readers += 1
+        return 0
+
+    cdef int forget_readers(self) except -1:
+        with self.lock:
+            self.n_readers = 0
+        return 0
 
     def publish(self, dict models):
         """Swap in {name: ({version or label: NativeVersion}, default or None)}; returns the generation. Never blocks traffic."""
         names = Names()
-        cdef Snapshot* fresh = build(self.generation + 1, models, names)
-        cdef Snapshot* old = self.current.exchange(fresh)           # pairs with Reader.turn in the I/O loop
-        self.generation += 1
-        turns = [self.readers[i].turn.load(memory_order_seq_cst) for i in range(self.n_readers)]
-        self.retired.append((<uintptr_t>old, self.serving, turns))
-        self.serving = names
-        self.reclaim()
-        return self.generation
+        cdef Snapshot* old
+        with self.lock:
+            old = self.current.exchange(build(self.generation + 1, models, names))      # pairs with Reader.turn in the I/O loop
+            self.generation += 1
+            turns = [self.readers[i].turn.load(memory_order_seq_cst) for i in range(self.n_readers)]
+            self.retired.append((<uintptr_t>old, self.serving, turns))
+            self.serving = names
+            freed, _ = self.collect()
+            generation = self.generation
+        freed.clear()
+        return generation
 
     def reclaim(self):
         """Free retired snapshots that nothing can reach any more, and let go of their versions. Returns how many are left."""
-        kept = []
+        with self.lock:
+            freed, n_left = self.collect()
+        freed.clear()
+        return n_left
+
+    cdef tuple collect(self):
+        """With the lock held. (What the freed snapshots kept alive, for the caller to drop without it: that may take long; how many are left.)"""
+        kept, freed = [], []
         for address, names, turns in self.retired:
             if is_reachable(self, <Snapshot*><uintptr_t>address, turns):
                 kept.append((address, names, turns))
             else:
                 snapshot_free(<Snapshot*><uintptr_t>address)
+                freed.append(names)
         self.retired = kept
-        return len(kept)
+        return freed, len(kept)
 
     def holds(self, version):
         """Whether the current or a retired snapshot still points to this NativeVersion."""
-        return any([version in (<Names>names).versions for names in [self.serving] + [names for _, names, _ in self.retired]])
+        with self.lock:
+            return any([version in (<Names>names).versions for names in [self.serving] + [names for _, names, _ in self.retired]])
 
     def __dealloc__(self):
         # No I/O thread exists any more: the server that runs them holds a reference until they are joined.

@@ -119,7 +119,7 @@ def exercise_for_test(list operations):
             slots[<int>slot] = slab_realloc(slots[<int>slot], size, &slab)
             bytes_ = <unsigned char*>slots[<int>slot]
             for i in range(kept):
-                if bytes_[i] != <unsigned char>(slot + i):
+                if bytes_[i] != <unsigned char>((<size_t>slot + i) & 255):
                     raise AssertionError(f"slot {slot}: byte {i} changed")
         else:
             slab_free(slots[<int>slot], &slab)
@@ -131,7 +131,7 @@ def exercise_for_test(list operations):
                         raise AssertionError(f"slot {slot}: byte {i} is not cleared")
         sizes[<int>slot] = size
         for i in range(<size_t>size):
-            bytes_[i] = <unsigned char>(slot + i)
+            bytes_[i] = <unsigned char>((<size_t>slot + i) & 255)
     live = slab.live
     for slot in range(64):
         slab_free(slots[<int>slot], &slab)

@@ -340,11 +340,17 @@ cdef int wire_encode(const InferResponse* response, bint stream, Buffer* out) no
     return 0
 
 
-cdef int wire_encode_stream_error(const char* text, Buffer* out) noexcept nogil:
+cdef int wire_encode_stream_error(const char* text, Slice id, Buffer* out) noexcept nogil:
+    """As in Triton, infer_response has nothing but the id, which tells the client whose error it is."""
     cdef size_t length = strlen(text)
-    if buffer_reserve(out, field_size(length)):
+    cdef size_t response = text_size(id.length)
+    cdef uint8_t* at
+    if buffer_reserve(out, field_size(length) + field_size(response)):
         return -1
-    out.length = <size_t>(put_bytes(out.data + out.length, STREAM_ERROR_MESSAGE, text, length) - out.data)
+    at = put_bytes(out.data + out.length, STREAM_ERROR_MESSAGE, text, length)
+    if response:
+        at = put_text(put_header(at, STREAM_INFER_RESPONSE, response), RESPONSE_ID, id)
+    out.length = <size_t>(at - out.data)
     return 0
 
 
@@ -432,8 +438,8 @@ def encode_for_test(bytes model_name, bytes model_version, request_id, list outp
     return scratch.buffer.data[:scratch.buffer.length]
 
 
-def encode_stream_error_for_test(bytes text):
+def encode_stream_error_for_test(bytes text, bytes request_id=b""):
     cdef Scratch scratch = Scratch()
-    if wire_encode_stream_error(text, &scratch.buffer):
+    if wire_encode_stream_error(text, scratch.copy(request_id), &scratch.buffer):
         raise MemoryError
     return scratch.buffer.data[:scratch.buffer.length]

@@ -351,3 +351,25 @@ def test_locks_of_unknown_models_are_forgotten(bench: Bench) -> None:
         assert len(bench.manager._locks) == 0
 
     run(bench, scenario)
+
+
+def test_closing_waits_for_what_a_load_replaced(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.model("m", "1")
+
+    async def scenario() -> None:
+        await bench.manager.load_all()
+        gate = bench.engine.closing("m", "1")
+        gate.held = True
+        bench.write("m/1/model.onnx", "second generation")
+        await bench.manager.load("m")
+        await gate.wait_reached()
+        close = asyncio.create_task(bench.manager.close())
+        await turns()
+        assert not close.done()
+        gate.opened.set()
+        await close
+        assert [version.n_closed for version in bench.engine.loaded] == [1, 1]
+        assert not [record for record in caplog.records if record.name == "asyncio"], "the event loop has nothing to complain of"
+        bench.build_manager()
+
+    run(bench, scenario)

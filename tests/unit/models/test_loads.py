@@ -149,7 +149,9 @@ def test_a_version_is_loaded_beside_the_others_and_taken_away_again(bench: Bench
         await bench.manager.load_all()
         await bench.manager.load_version("m", "2")
         assert bench.engine.served() == {"m": ["1", "2"]}
-        assert bench.engine.table["m"].default_version == "1"
+        bench.write("m/model.yaml", "labels: {stable: 2}")
+        await bench.manager.load_version("m", "2")
+        assert bench.engine.table["m"].default_version == "1", "labels move with a load of the model only"
         assert bench.manager.describe("m").versions == ("1", "2")
         await bench.manager.load_version("m", "2")
         assert len(bench.engine.loaded) == 2, "it serves already"

@@ -102,3 +102,16 @@ def test_changes_are_told(bench: Bench) -> None:
     run(bench, scenario)
     assert seen[:3] == [True, False, True]
     assert seen[-1] is False
+
+
+def test_a_label_of_a_version_that_was_never_tried_is_not_ready_rather_than_unknown(bench: Bench) -> None:
+    bench.model("m", "1", "2", config="labels: {stable: 1}")
+
+    async def scenario() -> None:
+        await bench.manager.load_all([])
+        await bench.manager.load_version("m", "2")
+        assert bench.manager.is_ready("m", "stable") is False
+        with pytest.raises(Unavailable, match="Request for unknown model: 'm' version stable is not at ready state"):
+            bench.manager.describe("m", "stable")
+
+    run(bench, scenario)
