@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import structlog
 import uvicorn
 import uvloop
 
@@ -35,8 +36,6 @@ from serve.telemetry.facts import RuntimeFacts
 from serve.telemetry.logs import Logs, LogSettings, configure_logs
 from serve.telemetry.metrics import HeadraceCollector, metrics_registry
 from serve.worker_channel import WorkerChannel
-
-import structlog
 
 _log = structlog.get_logger(__name__)
 
@@ -71,12 +70,19 @@ class Worker:
         self.engine = NativeEngine(self.table, lambda on: instances_on(self.settings, on != "cpu"))
         self.sockets = {name: [socket.socket(fileno=fd) for fd in getattr(start.sockets, name)] for name in ("http", "grpc")}
         self.models = ModelManager(
-            DiskRepository(self.settings.paths, lenient=self.settings.lenient_config), self.engine, CrashMarks(self.settings.state_dir / "marks"),
+            DiskRepository(self.settings.paths, lenient=self.settings.lenient_config),
+            self.engine,
+            CrashMarks(self.settings.state_dir / "marks"),
             LifecycleOptions(default_device=device, strict_readiness=self.settings.strict_readiness, on_change=self._notify),
         )
         self.readiness = Readiness(lambda: self.models.server_ready() and not self.is_draining)
-        api = ApiSettings(server_name=self.settings.server_name, not_ready_status=self.settings.not_ready_status, model_control=self.settings.model_control)
-        self.slow_path = SlowPath(self.control, HttpApi(self.models, self.readiness, logs, api), GrpcApi(self.models, self.readiness, logs, api))
+        api = ApiSettings(
+            server_name=self.settings.server_name,
+            not_ready_status=self.settings.not_ready_status,
+            model_control=self.settings.model_control,
+        )
+        http, grpc = HttpApi(self.models, self.readiness, logs, api), GrpcApi(self.models, self.readiness, logs, api)
+        self.slow_path = SlowPath(self.control, http, grpc)
         self.server = self._native_server()
         self.web = self._web_servers(api)
 
@@ -102,7 +108,8 @@ class Worker:
             (admin_app(self.models, self.readiness, api), sockets.admin),
         ]
         return [
-            (_QuietServer(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", loop="none")), socket.socket(fileno=fd))
+            (_QuietServer(uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, lifespan="off", loop="none")),
+             socket.socket(fileno=fd))
             for app, fd in apps if fd is not None
         ]
 
@@ -111,7 +118,8 @@ class Worker:
         rows = self.server.counters()
         total = {key: sum(row[key] for row in rows) for key in rows[0]}
         return RuntimeFacts(
-            version=__version__, worker_epoch=self.channel.start.epoch, restarts=self.channel.start.restarts, start_time_s=self.start_time_s,
+            version=__version__, worker_epoch=self.channel.start.epoch, restarts=self.channel.start.restarts,
+            start_time_s=self.start_time_s,
             connections=total["accepted"] - total["closed"], accepted=total["accepted"], in_flight_bytes=total["held_bytes"],
             io_turns=total["turns"], requests={"http": total["http_requests"], "grpc": total["grpc_requests"]},
             rejected={"in_flight_bytes": total["refused_in_flight"], "control_queue_full": total["refused_control"],
@@ -154,7 +162,8 @@ class Worker:
         except HeadraceError as error:
             self.channel.send(Failed(exit=EXIT_CONFIGURATION, text=str(error)))
             return EXIT_CONFIGURATION
-        lines = tuple([await self._line(name, failures.get(name, "")) for name in sorted({entry.name for entry in await self.models.index()})])
+        names = sorted({entry.name for entry in await self.models.index()})
+        lines = tuple(self._line(name, failures.get(name, "")) for name in names)
         if self.settings.model_control == "none" and not any(line.versions for line in lines):
             text = "; ".join(line.problem for line in lines) or "the repository has no model"
             self.channel.send(Failed(exit=EXIT_NO_MODEL, text=f"no model could be loaded: {text}"))
@@ -162,7 +171,7 @@ class Worker:
         self.channel.send(Ready(models=lines, device=self.device))
         return None
 
-    async def _line(self, name: str, problem: str) -> ModelLine:
+    def _line(self, name: str, problem: str) -> ModelLine:
         try:
             model = self.models.describe(name)
         except HeadraceError as error:

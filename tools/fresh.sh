@@ -7,14 +7,18 @@ cd "$(dirname "$0")/.."
 
 [ "$(id -u)" = 0 ] || { echo "debootstrap and chroot need root: run this as root" >&2; exit 1; }
 [ -z "$(git status --porcelain)" ] || echo "note: changes that are not committed are not in the clone" >&2
-PORT=${PORT:-8000}
-root=$PWD/.fresh/root
+# Where somebody else has port 8000: PORT=18000 tools/fresh.sh
+ports=()
+[ "${PORT:=8000}" = 8000 ] || ports=("HEADRACE_HTTP_PORT=$PORT" HEADRACE_GRPC_PORT=0 HEADRACE_METRICS_PORT=0 HEADRACE_ADMIN_PORT=0)
+root=$PWD/.fresh/debian
 log=$PWD/.fresh/serve.log
 
 mounts=()
 mount_in() { # source, options...
     mkdir -p "$root$1"
     mount "${@:2}" "$1" "$root$1"
+    # Unmounting these later must not reach the host's own.
+    mount --make-rslave "$root$1"
     mounts+=("$root$1")
 }
 server=
@@ -47,7 +51,7 @@ mkdir -p "$root/src"
 git clone -q --no-hardlinks . "$root/src/headrace"
 
 inside() { # command in the clone
-    env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 CI=true $(network_environment) \
+    env -i HOME="$HOME" PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 CI=true "${ports[@]}" $(network_environment) \
         chroot "$root" /bin/bash -c "cd /src/headrace && $1"
 }
 
@@ -63,8 +67,12 @@ until python3 -c "import urllib.request as r; r.urlopen('http://127.0.0.1:$PORT/
     sleep 1
 done
 echo "ready after $((SECONDS - start)) s"
-inside ".venv/bin/headrace infer digits --from-dataset"
-stop_server
+inside ".venv/bin/headrace infer digits --from-dataset --url http://127.0.0.1:$PORT"
+# One signal, to the supervisor alone: a second one means at once.
+kill -TERM "$(pgrep -o -g "$server" -f 'headrace serve')"
+wait "$server"
+server=
+echo "make serve drained and ended with 0"
 
 echo "make test"
 inside "make test"

@@ -11,14 +11,19 @@ pip_directories() {
     done | sort -u
 }
 
-# Variables of the environment that tell pip and Python's ssl how to reach a registry.
+# This host's certificates, inside: beside the system's own bundle, which the ca-certificates package writes anew.
+HOST_CA=/etc/ssl/host-ca.pem
+host_bundle=${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}
+
+# Variables of the environment that tell pip how to reach a registry from inside.
 network_environment() {
-    env | grep -E '^(PIP_|SSL_CERT_FILE=|REQUESTS_CA_BUNDLE=|https?_proxy=|HTTPS?_PROXY=|no_proxy=|NO_PROXY=)' || true
+    env | grep -E '^(PIP_|https?_proxy=|HTTPS?_PROXY=|no_proxy=|NO_PROXY=)' | grep -v '^PIP_CERT=' || true
+    [ ! -e "$host_bundle" ] || echo "PIP_CERT=$HOST_CA"
 }
 
 copy_host_config() { # root
     local root=$1 path
-    mkdir -p "$root/etc/apt/apt.conf.d" "$root/etc/ssl/certs" "$root/root/.config/pip" "$root/usr/share/keyrings"
+    mkdir -p "$root/etc/apt/apt.conf.d" "$root/etc/ssl/certs" "$root$HOME/.config/pip" "$root/usr/share/keyrings"
     rm -f "$root/etc/apt/sources.list"
     for path in /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/auth.conf.d /etc/apt/keyrings /etc/apt/trusted.gpg.d /usr/share/keyrings; do
         [ -e "$path" ] && cp -aT "$path" "$root$path"
@@ -27,11 +32,12 @@ copy_host_config() { # root
         # How to reach the sources, not what to do after an installation.
         grep -qE 'Acquire|Proxy' "$path" && cp -a "$path" "$root$path"
     done
-    for path in /etc/pip.conf /etc/resolv.conf /etc/hosts /etc/ssl/certs/ca-certificates.crt; do
+    for path in /etc/pip.conf /etc/resolv.conf /etc/hosts; do
         [ -e "$path" ] && cp -L "$path" "$root$path"
     done
+    [ ! -e "$host_bundle" ] || cp -L "$host_bundle" "$root$HOST_CA"
     for path in "$HOME/.config/pip/pip.conf" "$HOME/.pip/pip.conf"; do
-        [ -e "$path" ] && cp "$path" "$root/root/.config/pip/pip.conf"
+        [ -e "$path" ] && cp "$path" "$root$HOME/.config/pip/pip.conf"
     done
     return 0
 }

@@ -80,7 +80,7 @@ build_volumes() { # what only the build sees, as --volume arguments
     for path in /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/apt.conf.d /etc/apt/keyrings /etc/apt/auth.conf.d /usr/share/keyrings; do
         [ -e "$config$path" ] && echo "--volume=$config$path:$path:ro"
     done
-    [ -e "$config/root/.config/pip/pip.conf" ] && echo "--volume=$config/root/.config/pip/pip.conf:/root/.config/pip/pip.conf:ro"
+    [ -e "$config$HOME/.config/pip/pip.conf" ] && echo "--volume=$config$HOME/.config/pip/pip.conf:$HOME/.config/pip/pip.conf:ro"
     [ -n "$EXTRA_CA" ] && echo "--volume=$EXTRA_CA:$EXTRA_CA:ro" && echo "--build-arg=EXTRA_CA=$EXTRA_CA"
     for path in $(pip_directories); do echo "--volume=$path:$path:ro"; done
     return 0
@@ -107,8 +107,8 @@ with_buildah() {
 
 forget_mounts() { # root: the empty places where the build's volumes were
     local path
-    rm -rf "$1/root/.config/pip"
-    rmdir --ignore-fail-on-non-empty "$1/root/.config" 2>/dev/null || true
+    rm -rf "$1$HOME/.config/pip"
+    rmdir --ignore-fail-on-non-empty "$1$HOME/.config" 2>/dev/null || true
     for path in $(pip_directories); do rmdir -p --ignore-fail-on-non-empty "$1$path" 2>/dev/null || true; done
 }
 

@@ -96,7 +96,8 @@ class HttpApi:
         match = self._router.match(request.path)
         if match is None:
             return json_response(json_shapes.error("Not Found"), 404)
-        handler = match.targets.get(request.method)
+        # RFC 9110, 9.3.2: HEAD is GET, and the sender leaves the body out.
+        handler = match.targets.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:
             return json_response(json_shapes.error("Method Not Allowed"), 405, {"allow": match.allow})
         return await handler(request, *match.parameters)

@@ -32,8 +32,8 @@ class Match(Generic[Target]):
 
     @property
     def allow(self) -> str:
-        """Value of the Allow header."""
-        return ", ".join(sorted(self.targets))
+        """Value of the Allow header; what can be got can be asked for by HEAD."""
+        return ", ".join(sorted({*self.targets, "HEAD"} if "GET" in self.targets else self.targets))
 
 
 @dataclass(slots=True)

@@ -36,8 +36,14 @@ def addresses() -> dict[str, str]:
 
 
 def run(module: dict[str, Any], *arguments: Any) -> None:
-    """Calls every check of a module's globals with the arguments; a coroutine function gets an event loop of its own."""
+    """Calls every check of a module's globals with the arguments; a coroutine function gets an event loop of its own.
+
+    A check_only_<protocol>_<what> is for scripts that are started with that protocol.
+    """
+    protocol = sys.argv[2] if len(sys.argv) > 2 else ""
     for name, check in [(name, value) for name, value in module.items() if name.startswith("check_")]:
+        if name.startswith("check_only_") and name.split("_")[2] != protocol:
+            continue
         result: dict[str, Any] = {"check": name, "error": None}
         try:
             _call(check, arguments)
@@ -65,6 +71,11 @@ def values(datatype: str, shape: tuple[int, ...] = (2, 3)) -> "np.ndarray[Any, A
         limits = np.iinfo(NUMPY_TYPES[datatype])
         flat = np.array([limits.min, limits.max, 0, 1, 2, 100], NUMPY_TYPES[datatype])
     return flat.reshape(shape)
+
+
+def packable() -> "np.ndarray[Any, Any]":
+    """FP32 [1, 32768] of few values in no order: compression pays, and not so well that it looks like a bomb."""
+    return np.random.default_rng(3).integers(0, 8, (1, 32768)).astype(np.float32)
 
 
 def same(one: Any, other: Any) -> bool:

@@ -234,7 +234,8 @@ def check_wrong_tensors(session: Session) -> None:
     _refused(session, "FP32", lambda: session.infer("scores", session.input("x", FLOATS.astype(np.float64), "FP64")))
     _refused(session, "'x'", lambda: session.infer("scores", session.input("x", FLOATS, "FP32", shape=(2, 4))))
     _refused(session, "64", lambda: session.infer("scores", session.input("x", np.ones((65, 4), np.float32), "FP32")))
-    _refused(session, "'x'", lambda: session.infer("scores", session.input("x", FLOATS, "FP32", shape=(1 << 40, 1 << 40))))
+    for shape in ((1 << 40, 1 << 40), (1, 1 << 62), (1, (1 << 63) - 1)):
+        _refused(session, "", lambda shape=shape: session.infer("identity_fp32", session.input("x", FLOATS, "FP32", shape=shape)))
     _refused(session, "input", lambda: session.infer("two_by_two", session.input("a", np.ones((1, 2), np.float32), "FP32")))
     assert same(session.infer("scores", session.input("x", FLOATS, "FP32")).as_numpy("y"), FLOATS)
 

@@ -15,7 +15,8 @@ FIELD = descriptor_pb2.FieldDescriptorProto
 def _messages() -> dict[str, type]:
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(any_pb2.DESCRIPTOR.serialized_pb)
-    file = descriptor_pb2.FileDescriptorProto(name="rpc.proto", package="google.rpc", syntax="proto3", dependency=["google/protobuf/any.proto"])
+    file = descriptor_pb2.FileDescriptorProto(name="rpc.proto", package="google.rpc", syntax="proto3")
+    file.dependency.append("google/protobuf/any.proto")
     status = file.message_type.add(name="Status")
     status.field.add(name="code", number=1, type=FIELD.TYPE_INT32, label=FIELD.LABEL_OPTIONAL)
     status.field.add(name="message", number=2, type=FIELD.TYPE_STRING, label=FIELD.LABEL_OPTIONAL)
@@ -35,7 +36,10 @@ def _decoded(value: bytes) -> object:
     return MESSAGES["Status"].FromString(base64.b64decode(value + b"=" * (-len(value) % 4)))
 
 
-@given(st.integers(1, 16), st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=200), st.sampled_from([b"UNAVAILABLE", b"X"]))
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=200)
+
+
+@given(st.integers(1, 16), TEXT, st.sampled_from([b"UNAVAILABLE", b"X"]))
 def test_protobuf_reads_the_same(code: int, text: str, reason: bytes) -> None:
     status = _decoded(status_details.status_details_for_test(code, text.encode(), reason))
     assert (status.code, status.message, len(status.details)) == (code, text, 1)

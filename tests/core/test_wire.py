@@ -481,5 +481,9 @@ def test_lengths_at_the_edges_of_their_varints(size):
     assert list(response.outputs[0].shape) == [size]
 
 
-def test_stream_errors():
-    assert messages.ModelStreamInferResponse.FromString(wire.encode_stream_error_for_test("höher".encode())).error_message == "höher"
+@pytest.mark.parametrize("request_id", ["", "seven", "x" * 300])
+def test_stream_errors(request_id):
+    encoded = wire.encode_stream_error_for_test("höher".encode(), request_id.encode())
+    response = messages.ModelStreamInferResponse.FromString(encoded)
+    assert response.error_message == "höher"
+    assert response.infer_response == messages.ModelInferResponse(id=request_id)

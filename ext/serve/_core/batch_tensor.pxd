@@ -1,5 +1,5 @@
 """One input or output of a batch: its host buffer, the ONNX Runtime values over it, and copies in and out. One thread at a time."""
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from serve._core.failure cimport Failure
 from serve._core.tensors cimport MAX_RANK, Tensor, TensorSpec
@@ -9,6 +9,7 @@ cdef struct HostMemory:
     void** api                      # ort_api()
     void* info                      # OrtMemoryInfo* of the buffers; borrowed on the CPU, owned when pinned
     void* pinned                    # OrtAllocator* of page-locked memory; NULL on the CPU: posix_memalign
+    uint64_t copied_bytes           # debug builds: gathered
 
 cdef struct BatchTensor:
     # Owned by its runner.

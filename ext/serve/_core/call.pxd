@@ -7,6 +7,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from libcpp.atomic cimport atomic
 
+from serve._core.access_log cimport AccessRing
 from serve._core.failure cimport Failure
 from serve._core.http1 cimport ChunkDecoder
 from serve._core.memory cimport Arena, Buffer, Slice
@@ -22,6 +23,9 @@ cdef enum CallKind:
     CALL_INFER_STREAM = 3           # ModelStreamInfer: each message is an inference
     CALL_CONTROL = 4                # the control plane answers
     CALL_REFUSED = 5                # already answered with an error; what still arrives is dropped
+
+cdef enum:
+    CALL_BROKEN = -1
 
 cdef enum ConnectionProtocol:
     PROTOCOL_UNKNOWN = 0
@@ -125,9 +129,13 @@ cdef struct Call:
     uint64_t deadline_ns            # grpc-timeout, x-request-timeout-ms
     Slice request_id                # x-request-id, or ours
     bint keep_alive
-    uint64_t t_received
+    uint64_t t_opened               # first byte of the call
+    uint64_t t_received             # and of the inference: a stream's last message
+    size_t received                 # bytes of the body, as they came
+    size_t sent                     # bytes of the answer's body
     Buffer body
     size_t body_used                # gRPC streams: bytes of body already taken as messages
+    size_t held_bytes               # what it counts for in the in-flight budget
     bint half_closed                # the client has sent everything
     Request* requests               # oldest first
     Request** requests_tail
@@ -137,7 +145,7 @@ cdef struct Call:
     Slice number                    # version or label
     ControlCall* control
     # The answer.
-    bint answered                   # headers are out (HTTP/2) or everything is ready (HTTP/1.1)
+    bint answered                   # headers are on their way (HTTP/2), or everything is in the connection's buffer (HTTP/1.1)
     bint ended                      # nothing will be added
     int status                      # HTTP status
     int grpc_status
@@ -223,10 +231,14 @@ cdef struct Hooks:
     void (*on_data)(void* owner, Call* call) noexcept nogil                     # call.body grew (gRPC streams)
     void (*on_end)(void* owner, Call* call) noexcept nogil                      # the client has sent everything
     void (*on_gone)(void* owner, Call* call) noexcept nogil                     # about to be freed
+    bint (*has_room)(void* owner) noexcept nogil                                # in-flight bytes are within the worker's limit
+    uint64_t* held_bytes            # of this thread's calls and requests, a counter
     Limits* limits
     CallPool* pool
     nghttp2_session_callbacks* callbacks
     Slab slab                       # nghttp2's small objects
+    AccessRing* access              # where calls are noted; NULL: the access log is off
+    uint64_t copied_bytes           # debug builds: of bodies, before the gather
     uint64_t now                    # monotonic ns of this turn
     uint64_t wall_ms                # of this second, for labels
     bint draining                   # answers ask the client to go
@@ -245,6 +257,10 @@ cdef struct CallPool:
 
 cdef Call* call_new(Connection* connection, uint64_t now) noexcept nogil            # appended to the connection; NULL: memory is out
 cdef void call_free(Call* call) noexcept nogil                                      # unlinks; runs hooks.on_gone
+# Bytes of a body. 0; CALL_BROKEN: memory is out; else a failure.Kind to refuse the call with. expected: its whole length, 0 when unknown.
+cdef int call_append(Call* call, const uint8_t* data, size_t length, size_t expected) noexcept nogil
+cdef int call_grown(Call* call, size_t length) noexcept nogil                       # the same, for bytes that were read into the body
+cdef void call_release_held(Call* call, size_t length) noexcept nogil               # so many bytes of the body have gone elsewhere
 cdef int call_add_field(Call* call, Slice name, Slice value) noexcept nogil         # copies and interprets; -1: refuse (431 or memory)
 cdef void call_refuse(Call* call, int kind, const char* text) noexcept nogil        # prepares an error answer of its protocol
 # grpc_status, grpc-message (percent-encoded) and details; reason: failure.KIND_NAME or NULL.

@@ -1,20 +1,27 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from libcpp.atomic cimport memory_order_acquire, memory_order_relaxed, memory_order_seq_cst
 
+from serve._core.access_log cimport (ACCESS_GRPC, ACCESS_HTTP1, ACCESS_HTTP2, ACCESS_ID, ACCESS_METHOD, ACCESS_PATH, ACCESS_VERSION, AccessRecord,
+                                     access_publish, access_slot)
 from serve._core.compression cimport encoding_accepted, encoding_from_name
-from serve._core.failure cimport GRPC_CODE, HTTP_STATUS, KIND_NAME, UNAVAILABLE
+from serve._core.copies cimport count_copy
+from serve._core.counters cimport counter_add, counter_read, counter_set
+from serve._core.failure cimport CANCELLED, GRPC_CODE, HTTP_STATUS, KIND_NAME, OK, UNAVAILABLE
 from serve._core.json_codec cimport json_encode_error
-from serve._core.memory cimport (arena_alloc, arena_copy, arena_free, arena_reset, buffer_free, slice_is, slice_make, slice_of)
+from serve._core.memory cimport (arena_alloc, arena_copy, arena_free, arena_reset, buffer_free, buffer_reserve, slice_is, slice_make, slice_of)
+from serve._core.posix cimport EFD_CLOEXEC, EFD_NONBLOCK, eventfd, now_ns, wake
 from serve._core.status_details cimport status_details
-from serve._core.posix cimport EFD_CLOEXEC, EFD_NONBLOCK, eventfd, wake
 
 cdef enum:
     FREE_LIMIT = 4096               # free calls and requests kept by a thread
     KEEP_BUFFER = 1 << 20           # largest buffer that stays with a free one
     KEEP_TOTAL = 64 << 20           # bytes that all of a thread's free ones may hold
+    RESERVE_RATIO = 16              # memory reserved ahead of a body: at most so many times what has arrived
+    SMALL_BODY = 65536              # bodies below are not held against the in-flight limit while they arrive
+    BODY_SPARE = 64                 # json_codec.JSON_PADDING
 
 
 # --- header fields ------------------------------------------------------------------------------------------------------
@@ -129,7 +136,7 @@ cdef Call* call_new(Connection* connection, uint64_t now) noexcept nogil:
         call = <Call*>calloc(1, sizeof(Call))
         if call == NULL:
             return NULL
-    pool.live_calls += 1
+    counter_add(&pool.live_calls, 1)
     call.connection = connection
     call.next = NULL
     call.previous = connection.last_call
@@ -143,8 +150,39 @@ cdef Call* call_new(Connection* connection, uint64_t now) noexcept nogil:
     call.reply_json_length = -1
     call.requests_tail = &call.requests
     call.keep_alive = True
-    call.t_received = now
+    call.t_opened = call.t_received = now
     return call
+
+
+cdef int call_append(Call* call, const uint8_t* data, size_t length, size_t expected) noexcept nogil:
+    cdef Buffer* body = &call.body
+    # Whole bodies at once save copies while they grow; what is reserved ahead stays within a multiple of what has arrived.
+    if expected + BODY_SPARE > body.capacity and expected <= (body.length + length) * RESERVE_RATIO + SMALL_BODY and expected > body.length:
+        buffer_reserve(body, expected + BODY_SPARE - body.length)           # best effort: appending grows it otherwise
+    if buffer_reserve(body, length):
+        return CALL_BROKEN
+    count_copy(&call.connection.hooks.copied_bytes, length)
+    if length:
+        memcpy(body.data + body.length, data, length)
+    return call_grown(call, length)
+
+
+cdef int call_grown(Call* call, size_t length) noexcept nogil:
+    cdef Hooks* hooks = call.connection.hooks
+    call.body.length += length
+    call.received += length
+    call.held_bytes += length
+    counter_add(hooks.held_bytes, length)
+    if call.held_bytes > SMALL_BODY and not hooks.has_room(call.connection.owner):
+        return UNAVAILABLE
+    return OK
+
+
+cdef void call_release_held(Call* call, size_t length) noexcept nogil:
+    cdef uint64_t* held = call.connection.hooks.held_bytes
+    length = min(length, call.held_bytes)
+    call.held_bytes -= length
+    counter_set(held, counter_read(held) - length)
 
 
 cdef void recycle_buffer(CallPool* pool, Buffer* buffer) noexcept nogil:
@@ -156,12 +194,42 @@ cdef void recycle_buffer(CallPool* pool, Buffer* buffer) noexcept nogil:
     pool.kept_bytes += buffer.capacity
 
 
+cdef inline uint8_t keep_text(char* to, int room, Slice text) noexcept nogil:
+    cdef size_t n = min(text.length, <size_t>room)
+    if n:
+        memcpy(to, text.data, n)
+    return <uint8_t>n
+
+
+cdef void note_access(Call* call) noexcept nogil:
+    """One record. A call that ends before it was answered was cancelled by the client or given up."""
+    cdef AccessRecord* record = access_slot(call.connection.hooks.access)
+    cdef bint complete = call.answered and call.ended
+    if record == NULL:
+        return
+    record.duration_ns = now_ns() - call.t_opened
+    record.request_bytes, record.answer_bytes = call.received, call.sent
+    record.protocol = ACCESS_GRPC if call.is_grpc else ACCESS_HTTP2 if call.connection.protocol == PROTOCOL_HTTP2 else ACCESS_HTTP1
+    if call.is_grpc:
+        record.status = call.grpc_status if complete else GRPC_CODE[<int>CANCELLED]
+    else:
+        record.status = call.status if complete else HTTP_STATUS[<int>CANCELLED]
+    record.n_method = keep_text(record.method, ACCESS_METHOD, call.method)
+    record.n_path = keep_text(record.path, ACCESS_PATH, call.path)
+    record.n_version = keep_text(record.version, ACCESS_VERSION, call.version_served)
+    record.n_id = keep_text(record.id, ACCESS_ID, call.request_id)
+    access_publish(call.connection.hooks.access)
+
+
 cdef void call_free(Call* call) noexcept nogil:
     cdef Connection* connection = call.connection
     cdef CallPool* pool = connection.hooks.pool
     cdef Arena arena
     cdef Buffer body, out
     connection.hooks.on_gone(connection.owner, call)
+    call_release_held(call, call.held_bytes)
+    if connection.hooks.access != NULL:
+        note_access(call)
     if call.previous != NULL:
         call.previous.next = call.next
     else:
@@ -173,7 +241,7 @@ cdef void call_free(Call* call) noexcept nogil:
     if connection.receiving == call:
         connection.receiving = NULL
     connection.n_calls -= 1
-    pool.live_calls -= 1
+    counter_set(&pool.live_calls, counter_read(&pool.live_calls) - 1)
     if pool.n_calls >= FREE_LIMIT:
         arena_free(&call.arena)
         buffer_free(&call.body)
@@ -272,13 +340,13 @@ cdef Request* request_new(CallPool* pool) noexcept nogil:
         request = <Request*>calloc(1, sizeof(Request))
         if request == NULL:
             return NULL
-    pool.live_requests += 1
+    counter_add(&pool.live_requests, 1)
     request.failure.kind = 0
     return request
 
 
 cdef void request_free(CallPool* pool, Request* request) noexcept nogil:
-    pool.live_requests -= 1
+    counter_set(&pool.live_requests, counter_read(&pool.live_requests) - 1)
     if pool.n_requests >= FREE_LIMIT:
         arena_free(&request.arena)
         buffer_free(&request.body)

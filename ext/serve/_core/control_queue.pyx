@@ -38,6 +38,7 @@ cdef class Exchange:
     protocol: "http" or "grpc". HTTP: `respond` once. gRPC: `send` any number of messages, then `finish` once.
     """
     cdef ControlCall* control
+    cdef object owner                       # keeps the mailbox alive
     cdef bint is_finished
     cdef readonly str protocol
     cdef readonly str method
@@ -63,7 +64,10 @@ cdef class Exchange:
 
     def respond(self, int status, bytes body not None, headers=()):
         """The whole HTTP answer. headers: pairs of str, names in lower case."""
-        text = "".join([f"{name}\0{value}\0" for name, value in headers]).encode("latin-1")
+        pairs = list(headers)
+        if any([mark in part for pair in pairs for part in pair for mark in "\0\r\n"]):
+            raise ValueError(f"{self.path}: a header of the answer has a NUL or a line end in it: {pairs}")
+        text = "".join([f"{name}\0{value}\0" for name, value in pairs]).encode("latin-1")
         cdef Frame* frame = self.frame(FRAME_RESPONSE)
         frame.status = status
         fill(&frame.head, text)
@@ -79,6 +83,8 @@ cdef class Exchange:
 
     def finish(self, int code=0, str text=""):
         """gRPC status and message; nothing follows."""
+        if not 0 <= code <= 16:
+            raise ValueError(f"gRPC status {code}; want 0 to 16")
         cdef Frame* frame = self.frame(FRAME_END)
         frame.status = code
         fill(&frame.head, text.encode() + b"\0")
@@ -122,8 +128,9 @@ cdef class Exchange:
             mailbox_post_frame(self.control.mailbox, frame)
 
 
-cdef Exchange exchange_new(Frame* frame):
+cdef Exchange exchange_new(Frame* frame, object owner):
     cdef Exchange exchange = Exchange.__new__(Exchange)
+    exchange.owner = owner
     parts = PyBytes_FromStringAndSize(<char*>frame.head.data, frame.head.length).decode("latin-1").split("\0")
     exchange.protocol = "grpc" if frame.is_grpc else "http"
     exchange.method, exchange.path, exchange.query = parts[0], parts[1], parts[2]
@@ -177,7 +184,7 @@ cdef class ControlQueue:
         cdef Exchange exchange
         key = <uintptr_t>frame.control
         if frame.kind == FRAME_OPEN:
-            exchange = exchange_new(frame)
+            exchange = exchange_new(frame, self.owner)
             self.exchanges[key] = exchange
             opened.append(exchange)
             return 0

@@ -294,8 +294,9 @@ cdef void dispatch_frame(IoThread* io, Frame* frame) noexcept nogil:
 
 # --- inference: in ------------------------------------------------------------------------------------------------------
 
-cdef bint has_room(IoThread* io, size_t more) noexcept nogil:
-    cdef uint64_t held = more
+cdef bint has_room(void* owner) noexcept nogil:
+    cdef IoThread* io = <IoThread*>owner
+    cdef uint64_t held = 0
     cdef int i
     for i in range(io.shared.n_threads):
         held += counter_read(&io.shared.counters[i].held_bytes)
@@ -356,21 +357,25 @@ cdef void count_rejection(IoThread* io, Request* request, int reason, uint64_t n
         counter_add(&stats.rejection_ns, now - request.t_received)
 
 
-cdef void submit(IoThread* io, Call* call, Request* request) noexcept nogil:
-    """Decode, and put on the turn's list; a request that cannot be run is answered at once. request.message is set."""
+cdef void submit(IoThread* io, Call* call, Request* request, size_t received) noexcept nogil:
+    """Decode, and put on the turn's list; a request that cannot be run is answered at once.
+
+    request.message is set; `received` bytes of the call's body became it.
+    """
     cdef Pins* pins
     request.protocol = GRPC if call.is_grpc else HTTP
     request.stream = call.kind == CALL_INFER_STREAM
     request.mailbox = &io.mailbox
     request.accept_encoding = call.accept_encoding
     request.t_received = call.t_received
-    request.held_bytes = request.body.capacity
+    request.held_bytes = request.body.length
     counter_add(&io.counters.held_bytes, request.held_bytes)
+    call_release_held(call, received)
     call_attach(call, request)
     pins = &io.snapshot.pins[io.index]
     counter_add(&pins.taken, 1)
     request.pins = pins
-    if not has_room(io, 0):
+    if not has_room(io):
         counter_add(&io.counters.refused_in_flight, 1)
         fail(&request.failure, UNAVAILABLE, b"more than %zu bytes of requests in flight; try again", io.shared.limits.max_in_flight)
     elif request.failure.kind == OK and infer_decode(request, io.snapshot, call.model, call.number, call.json_length) == 0:
@@ -395,6 +400,7 @@ cdef int unpack(Call* call, const uint8_t* data, size_t length, Request* request
 
 cdef void start_http(IoThread* io, Call* call) noexcept nogil:
     cdef Request* request = request_new(&io.calls)
+    cdef size_t received = call.body.length
     if request == NULL:
         refuse(io, call, UNAVAILABLE, b"out of memory")
         return
@@ -407,7 +413,7 @@ cdef void start_http(IoThread* io, Call* call) noexcept nogil:
     else:
         request.body, call.body = call.body, request.body
         request.message, request.message_length = request.body.data, request.body.length
-    submit(io, call, request)
+    submit(io, call, request, received)
 
 
 cdef int next_message(const Call* call, size_t* length, bint* packed) noexcept nogil:
@@ -442,7 +448,7 @@ cdef void start_grpc(IoThread* io, Call* call) noexcept nogil:
     else:
         request.body, call.body = call.body, request.body
         request.message, request.message_length = request.body.data + GRPC_PREFIX, length
-    submit(io, call, request)
+    submit(io, call, request, GRPC_PREFIX + length)
 
 
 cdef void compact(Call* call) noexcept nogil:
@@ -466,11 +472,11 @@ cdef void stream_message(IoThread* io, Call* call, const uint8_t* data, size_t l
         unpack(call, data, length, request)
     elif packed:
         fail(&request.failure, INTERNAL, b"a compressed message without grpc-encoding")
-    elif buffer_append(&request.body, data, length):
+    elif buffer_append(&request.body, data, length):            # a copy more than a unary call: many messages share the call's buffer
         fail(&request.failure, UNAVAILABLE, b"out of memory")
     else:
         request.message, request.message_length = request.body.data, length
-    submit(io, call, request)
+    submit(io, call, request, GRPC_PREFIX + length)
 
 
 cdef void control_message(IoThread* io, Call* call, const uint8_t* data, size_t length, bint packed) noexcept nogil:
@@ -505,6 +511,7 @@ cdef void on_data(void* owner, Call* call) noexcept nogil:
             stream_message(io, call, data, length, packed)
         else:
             control_message(io, call, data, length, packed)
+            call_release_held(call, GRPC_PREFIX + length)
     compact(call)
 
 
@@ -562,6 +569,9 @@ cdef void end_stream_if_done(IoThread* io, Call* call) noexcept nogil:
 
 cdef void deliver_stream(IoThread* io, Call* call, Request* request) noexcept nogil:
     cdef Buffer message
+    if call.out.length - call.out_sent > io.shared.limits.max_body:
+        call_refuse(call, UNAVAILABLE, b"the client does not read its answers")
+        return
     if request.failure.kind == OK:
         if buffer_append(&call.out, request.reply.data, request.reply.length):
             call_refuse(call, INTERNAL, b"out of memory")
@@ -795,3 +805,4 @@ cdef void dispatch_init(Hooks* hooks) noexcept nogil:
     hooks.on_data = on_data
     hooks.on_end = on_end
     hooks.on_gone = on_gone
+    hooks.has_room = has_room

@@ -8,7 +8,7 @@ from serve._core.histogram cimport Histogram, N_BUCKETS, SizeHistogram, histogra
 from serve._core.memory cimport Slice, slice_make
 from serve._core.ort cimport signature_free
 from serve._core.posix cimport acquire_pointer, mutex_lock, mutex_unlock, now_ns
-from serve._core.runner cimport RunTimes, Runner, runner_free, runner_new, runner_run
+from serve._core.runner cimport RunTimes, Runner, runner_copied_bytes, runner_free, runner_new, runner_run
 from serve._core.tensors cimport DT_BYTES, MAX_RANK, Tensor, datatype_size, element_count
 from serve._core.version cimport *
 
@@ -165,6 +165,10 @@ cdef class NativeVersion:
         depth, running = self.version.depth, self.version.running
         mutex_unlock(&self.pool.pool.lock)
         return depth, running
+
+    def copied_bytes(self):
+        """Bytes of tensors that went into batch buffers. Counted in debug builds only, and only while nothing runs."""
+        return sum([runner_copied_bytes(self.version.free[i]) for i in range(self.version.n_free)])
 
     def is_idle(self):
         """Nothing queued and nothing running."""

@@ -4,16 +4,17 @@ from libc.string cimport memcmp, memmove, memset, strlen
 
 from serve._core.call cimport *
 from serve._core.compression cimport DEFLATE, GZIP
+from serve._core.copies cimport count_copy
 from serve._core.failure cimport TOO_LARGE
 from serve._core.http1 cimport Head, http1_decode_chunks, http1_parse_head
 from serve._core.json_codec cimport json_encode_error
 from serve._core.memory cimport Buffer, Slice, arena_copy, buffer_append, buffer_free, buffer_reserve
 
 cdef enum:
-    MAX_PIPELINE = 64               # calls of a connection that may wait for their turn
-    RESERVE_RATIO = 16              # memory reserved ahead of a body: at most so many times what has arrived
+    FLUSH_LIMIT = 4 << 20           # bytes of answers collected before they are sent
+    DIRECT_AHEAD = 16               # memory reserved for a direct read: at most so many times what has arrived
     DIRECT_FROM = 16384             # read straight into the body when at least so much of it is missing
-    BODY_PADDING = 64
+    BODY_PADDING = 64               # json_codec.JSON_PADDING
 
 
 cdef const char* reason_phrase(int status) noexcept nogil:
@@ -86,9 +87,13 @@ cdef int put_head(Connection* connection, Call* call) noexcept nogil:
     return put(out, b"\r\n" if call.keep_alive else b"Connection: close\r\n\r\n")
 
 
+cdef bint http1_is_due(Connection* connection) noexcept nogil:
+    return connection.calls != NULL and connection.calls.ended and not connection.closing
+
+
 cdef int http1_flush(Connection* connection) noexcept nogil:
     cdef Call* call
-    while connection.calls != NULL and connection.calls.ended and not connection.closing:
+    while http1_is_due(connection) and connection.out.length < FLUSH_LIMIT:
         call = connection.calls
         if connection.hooks.draining or connection.receiving == call:
             call.keep_alive = False                     # a body that nobody wants is not waited for
@@ -97,6 +102,8 @@ cdef int http1_flush(Connection* connection) noexcept nogil:
         if not (call.method.length == 4 and memcmp(call.method.data, b"HEAD", 4) == 0):
             if buffer_append(&connection.out, call.out.data, call.out.length):
                 return -1
+            call.sent = call.out.length
+        call.answered = True
         if not call.keep_alive:
             connection.closing = True
         call_free(call)
@@ -166,15 +173,25 @@ cdef void end_body(Connection* connection) noexcept nogil:
 
 
 cdef int append_body(Connection* connection, const uint8_t* data, size_t length) noexcept nogil:
-    cdef Buffer* body = &connection.receiving.body
-    cdef size_t wanted = length + connection.body_left + BODY_PADDING
+    cdef Call* call = connection.receiving
+    cdef int status
     connection.body_received += length
-    if connection.receiving.ended:
+    if call.ended:
+        call.received += length
         return 0                                        # refused: what still arrives is dropped
-    if not connection.chunked and wanted > body.capacity - body.length and body.length + wanted <= (body.length + length) * RESERVE_RATIO + 4096:
-        if buffer_reserve(body, wanted):
-            return -1
-    return buffer_append(body, data, length)
+    status = call_append(call, data, length, 0 if connection.chunked else call.body.length + length + connection.body_left)
+    return settle(call, status)
+
+
+cdef int settle(Call* call, int status) noexcept nogil:
+    """What call_append said. -1: broken."""
+    if status == CALL_BROKEN:
+        return -1
+    if status:
+        call_refuse(call, status, b"too many bytes of requests in flight; try again")
+        call.kind = CALL_REFUSED
+        call.keep_alive = False
+    return 0
 
 
 cdef ssize_t take_body(Connection* connection, uint8_t* data, size_t length) noexcept nogil:
@@ -262,11 +279,13 @@ cdef int parse(Connection* connection, uint8_t* data, size_t length, size_t* use
 cdef int http1_receive(Connection* connection, uint8_t* data, size_t length) noexcept nogil:
     cdef size_t used
     if connection.input.length:
+        count_copy(&connection.hooks.copied_bytes, length)
         if buffer_append(&connection.input, data, length):
             return -1
         return http1_resume(connection)
     if parse(connection, data, length, &used):
         return -1
+    count_copy(&connection.hooks.copied_bytes, length - used)
     return buffer_append(&connection.input, data + used, length - used) if used < length else 0
 
 
@@ -292,7 +311,7 @@ cdef size_t http1_direct(Connection* connection, uint8_t** at) noexcept nogil:
         return 0
     room = call.body.capacity - call.body.length
     if room <= BODY_PADDING:
-        if buffer_reserve(&call.body, min(connection.body_left, call.body.length * RESERVE_RATIO + 4096) + BODY_PADDING):
+        if buffer_reserve(&call.body, min(connection.body_left, call.body.length * DIRECT_AHEAD + 4096) + BODY_PADDING):
             return 0
         room = call.body.capacity - call.body.length
     at[0] = call.body.data + call.body.length
@@ -300,9 +319,11 @@ cdef size_t http1_direct(Connection* connection, uint8_t** at) noexcept nogil:
 
 
 cdef int http1_received_direct(Connection* connection, size_t length) noexcept nogil:
-    connection.receiving.body.length += length
+    cdef Call* call = connection.receiving
     connection.body_left -= length
     connection.body_received += length
+    if settle(call, call_grown(call, length)):
+        return -1
     if connection.body_left == 0:
         end_body(connection)
     return 0

@@ -5,7 +5,7 @@ from libc.string cimport memchr, memcmp, memcpy, strlen
 from serve._core.call cimport *
 from serve._core.compression cimport DEFLATE, GZIP
 from serve._core.failure cimport HEADERS_TOO_LARGE, TOO_LARGE
-from serve._core.memory cimport Slice, arena_copy, buffer_append, buffer_reserve, slice_make
+from serve._core.memory cimport Slice, arena_copy, buffer_append, slice_make
 from serve._core.nghttp2 cimport *
 from serve._core.slab cimport slab_destroy, slab_init
 
@@ -14,7 +14,6 @@ cdef enum:
     CONNECTION_WINDOW = 16 << 20
     MAX_FRAME = 1 << 20
     MAX_FIELDS = 64                 # of an answer
-    RESERVE_RATIO = 16              # memory reserved ahead of a body: at most so many times what has arrived
 
 cdef char** GRPC_STATUS = [b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8", b"9", b"10", b"11", b"12", b"13", b"14", b"15", b"16"]
 
@@ -88,33 +87,31 @@ cdef size_t announced_size(const Call* call) noexcept nogil:
     return 5 + (<size_t>at[1] << 24 | <size_t>at[2] << 16 | <size_t>at[3] << 8 | at[4])
 
 
-cdef int append_body(Call* call, const uint8_t* data, size_t length) noexcept nogil:
-    cdef size_t wanted
-    if buffer_append(&call.body, data, length):
-        return -1
-    wanted = announced_size(call) + call.body_used
-    if wanted > call.body.capacity and wanted <= call.body.length * RESERVE_RATIO:
-        buffer_reserve(&call.body, wanted + 64 - call.body.length)      # best effort: append grows it otherwise
-    return 0
+cdef bint is_too_large(const Call* call) noexcept nogil:
+    cdef size_t limit = call.connection.hooks.limits.max_body + (5 if call.is_grpc else 0)
+    return call.body.length - call.body_used > limit or announced_size(call) > limit
 
 
 cdef int on_data_chunk(nghttp2_session* session, uint8_t flags, int32_t stream_id, const uint8_t* data, size_t length, void* user) noexcept nogil:
     cdef Call* call = call_of(session, stream_id)
     cdef Connection* connection = <Connection*>user
-    cdef size_t limit
-    if call == NULL or call.kind == CALL_REFUSED or call.ended:
+    cdef int status
+    if call == NULL:
         return 0
-    limit = connection.hooks.limits.max_body + (5 if call.is_grpc else 0)
-    if append_body(call, data, length):
+    if call.kind == CALL_REFUSED or call.ended:
+        call.received += length
+        return 0
+    status = call_append(call, data, length, announced_size(call) + call.body_used)
+    if status == CALL_BROKEN:
         return NGHTTP2_ERR_CALLBACK_FAILURE
-    if call.body.length - call.body_used > limit or announced_size(call) > limit:
-        if call.kind == CALL_INFER_STREAM:
-            connection.hooks.on_data(connection.owner, call)            # complete messages first: the limit is for each
-            if call.body.length - call.body_used <= limit and announced_size(call) <= limit:
-                return 0
-        refuse_size(call)
+    if status:
+        call_refuse(call, status, b"too many bytes of requests in flight; try again")
+        call.kind = CALL_REFUSED
+        http2_answer(call)
         return 0
-    connection.hooks.on_data(connection.owner, call)
+    connection.hooks.on_data(connection.owner, call)        # complete messages leave the body: the limit is for each
+    if not call.ended and is_too_large(call):
+        refuse_size(call)
     return 0
 
 
@@ -187,6 +184,7 @@ cdef ssize_t read_out(nghttp2_session* session, int32_t stream_id, uint8_t* buff
     if n:
         memcpy(buffer, call.out.data + call.out_sent, n)
         call.out_sent += n
+        call.sent += n
     if call.out_sent < call.out.length:
         return n
     call.out.length = call.out_sent = 0

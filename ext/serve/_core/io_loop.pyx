@@ -7,13 +7,15 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memset
 from libcpp.atomic cimport memory_order_acquire, memory_order_relaxed, memory_order_release, memory_order_seq_cst
 
+from serve._core.access_log cimport AccessRing, access_drain, access_ring_free, access_ring_new
 from serve._core.batcher cimport batch_destroy, batch_init
 from serve._core.call cimport *
 from serve._core.control_queue cimport ControlQueue
-from serve._core.counters cimport counter_add, counter_read
+from serve._core.copies cimport COUNTS_COPIES
+from serve._core.counters cimport counter_acquire, counter_add, counter_publish, counter_read
 from serve._core.dispatch cimport dispatch_deadlines, dispatch_done, dispatch_frame, dispatch_init, dispatch_pending, mark_dirty
 from serve._core.failure cimport REQUEST_TIMEOUT
-from serve._core.http1_server cimport (http1_close, http1_direct, http1_flush, http1_receive, http1_received_direct, http1_refuse, http1_resume)
+from serve._core.http1_server cimport (MAX_PIPELINE, http1_close, http1_direct, http1_flush, http1_is_due, http1_receive, http1_received_direct, http1_refuse, http1_resume)
 from serve._core.http2 cimport (http2_announce_shutdown, http2_answer, http2_close, http2_destroy, http2_fill, http2_init, http2_is_done, http2_open,
                                 http2_receive, http2_shutdown)
 from serve._core.ids cimport seed_random
@@ -23,6 +25,8 @@ from serve._core.model_table cimport ModelTable
 from serve._core.posix cimport *
 
 from serve._core.batcher import stop_all as stop_pools
+
+COUNTS_TENSOR_COPIES = bool(COUNTS_COPIES)              # a debug build: "copied_bytes" of the counters is kept
 
 cdef enum:
     IN_SIZE = 256 << 10             # bytes of one recv
@@ -50,7 +54,8 @@ cdef uint64_t open_connections(IoThread* io) noexcept nogil:
     cdef uint64_t n = 0
     cdef int i
     for i in range(io.shared.n_threads):
-        n += counter_read(&io.shared.counters[i].accepted) - counter_read(&io.shared.counters[i].closed)
+        n -= counter_acquire(&io.shared.counters[i].closed)         # before accepted: never more closed than accepted
+        n += counter_read(&io.shared.counters[i].accepted)
     return n
 
 
@@ -111,7 +116,7 @@ cdef void close_connection(IoThread* io, Connection* connection) noexcept nogil:
         connection.next.previous = connection.previous
     connection.next = io.graveyard
     io.graveyard = connection
-    counter_add(&io.counters.closed, 1)
+    counter_publish(&io.counters.closed, 1)
 
 
 cdef void bury(IoThread* io) noexcept nogil:
@@ -194,7 +199,8 @@ cdef void read_connection(IoThread* io, Connection* connection, uint8_t* buffer)
             return
         taken += n
         counter_add(&io.counters.bytes_received, n)
-        connection.t_progress = io.hooks.now
+        if not connection.lingering:                    # what comes then buys no time
+            connection.t_progress = io.hooks.now
         status = http1_received_direct(connection, n) if room else receive(io, connection, buffer, n)
         if status:
             close_after_answer(io, connection)
@@ -233,12 +239,14 @@ cdef int send_out(IoThread* io, Connection* connection) noexcept nogil:
 cdef int fill_out(Connection* connection) noexcept nogil:
     if connection.protocol == PROTOCOL_HTTP2:
         return http2_fill(connection, OUT_FILL)
-    if http1_flush(connection):
-        return -1
-    # Answers make room in the pipeline; what waits there is parsed now, and may be answered at once.
-    if connection.reading_paused and connection.out.length < OUT_HIGH and not connection.closing:
-        return http1_resume(connection) or http1_flush(connection)
-    return 0
+    while True:
+        if http1_flush(connection):
+            return -1
+        # Answers make room in the pipeline; what waits there is parsed now, and may be answered at once.
+        if not connection.reading_paused or connection.closing or connection.out.length >= OUT_HIGH or connection.n_calls >= MAX_PIPELINE:
+            return 0
+        if http1_resume(connection):
+            return -1
 
 
 cdef bint is_finished(Connection* connection) noexcept nogil:
@@ -270,14 +278,14 @@ cdef void flush(IoThread* io, Connection* connection) noexcept nogil:
         if sent < 0:
             close_connection(io, connection)
             return
-        if sent == 0 or connection.protocol != PROTOCOL_HTTP2:
+        if sent == 0 or connection.protocol == PROTOCOL_HTTP1 and not (connection.reading_paused or http1_is_due(connection)):
             break
     if sent and (connection.broken or is_finished(connection)):
         finish_connection(io, connection)
     if connection.open:
         if connection.out.length - connection.out_sent >= OUT_HIGH:
             connection.reading_paused = True
-        listen_to(io, connection, not connection.reading_paused, not sent)
+        listen_to(io, connection, not (connection.reading_paused or connection.broken), not sent)
 
 
 # --- time-outs and draining ---------------------------------------------------------------------------------------------
@@ -315,6 +323,9 @@ cdef void sweep_http2(IoThread* io, Connection* connection, uint64_t now) noexce
             call.kind = CALL_REFUSED
             http2_answer(call)
             mark_dirty(io, connection)
+        elif call.kind == CALL_UNROUTED and now > call.t_received + io.shared.limits.header_ns:
+            close_connection(io, connection)            # its header block never ends
+            return
         call = call.next
 
 
@@ -468,7 +479,7 @@ cdef void handle_event(IoThread* io, epoll_event* event, uint8_t* buffer) noexce
             return
         mark_dirty(io, connection)
         if event.events & ~<uint32_t>EPOLLOUT:
-            if connection.reading_paused:
+            if connection.reading_paused or connection.broken:
                 close_connection(io, connection)        # not even listening: it is an error or a hang-up
             else:
                 read_connection(io, connection, buffer)
@@ -555,24 +566,29 @@ cdef class Server:
     """I/O threads over listening sockets.
 
     http, grpc: lists of non-blocking listening sockets, one per I/O thread, or empty; both speak every protocol. The sockets, the table and the
-    queue are kept alive until the threads are joined. Raises ValueError for lists of unequal length.
+    queue are kept alive until the threads are joined. access_log: note every call, for drain_access_log. Raises ValueError for lists of
+    unequal length.
     """
     cdef Shared shared
     cdef IoThread* threads[16]
     cdef readonly int count
+    cdef int n_started
     cdef bint running
+    cdef bint access_log
     cdef readonly tuple sockets
     cdef readonly ModelTable table
     cdef readonly ControlQueue control
 
     def __init__(self, list http, list grpc, ModelTable table not None, ControlQueue control not None, *,
                  size_t max_body=64 << 20, size_t max_in_flight=1 << 30, int max_connections=2000, int max_streams=1000, double header_timeout_s=10,
-                 double idle_timeout_s=75, double deadline_cap_s=60, size_t min_body_rate=1024, int busy_poll_us=200, bint cores_are_scarce=True):
+                 double idle_timeout_s=75, double deadline_cap_s=60, size_t min_body_rate=1024, int busy_poll_us=200, bint cores_are_scarce=True,
+                 bint access_log=False):
         count = max(len(http), len(grpc))
         if not 1 <= count <= 16 or len(http) not in (0, count) or len(grpc) not in (0, count):
             raise ValueError(f"{len(http)} HTTP and {len(grpc)} gRPC sockets; want 1 to 16 of each, or none of one")
         self.sockets, self.table, self.control = (http, grpc), table, control
         control.owner = self
+        self.access_log = access_log
         limits = &self.shared.limits
         limits.max_body, limits.max_in_flight, limits.max_connections, limits.max_streams = max_body, max_in_flight, max_connections, max_streams
         limits.header_ns, limits.idle_ns = <uint64_t>(header_timeout_s * 1e9), <uint64_t>(idle_timeout_s * 1e9)
@@ -592,6 +608,8 @@ cdef class Server:
         memset(&io.hooks, 0, sizeof(io.hooks))
         memset(&io.calls, 0, sizeof(io.calls))
         memset(&io.counters, 0, sizeof(io.counters))
+        memset(&io.batch, 0, sizeof(io.batch))
+        io.epoll = io.mailbox.wake_fd = -1
         io.connections = io.graveyard = io.dirty = NULL
         io.pending = io.deadlines = NULL
         io.pending_tail = &io.pending
@@ -606,7 +624,7 @@ cdef class Server:
         io.index, io.listener_http, io.listener_grpc = index, http, grpc
         io.shared, io.control, io.table = &self.shared, self.control.queue, &self.table.current
         self.shared.counters[index] = &io.counters
-        io.hooks.limits, io.hooks.pool = &self.shared.limits, &io.calls
+        io.hooks.limits, io.hooks.pool, io.hooks.held_bytes = &self.shared.limits, &io.calls, &io.counters.held_bytes
         io.hooks.wall_ms = wall_ms()
         imf_fixdate(io.hooks.date, sizeof(io.hooks.date))
         dispatch_init(&io.hooks)
@@ -614,7 +632,8 @@ cdef class Server:
             raise MemoryError
         if seed_random(io.hooks.random):
             raise OSError("getrandom: the kernel has no random numbers")
-        self.table.add_reader(&io.reader)
+        if self.access_log:
+            io.hooks.access = access_ring_new()
         io.epoll = epoll_create1(EPOLL_CLOEXEC)
         self.watch(io, io.mailbox.wake_fd, &io.mailbox)
         if http >= 0:
@@ -636,11 +655,16 @@ cdef class Server:
         cdef int i
         if self.running:
             raise RuntimeError("the I/O threads run already")
+        if self.table.n_readers:
+            raise RuntimeError("the model table serves another server")
         self.running = True
         alive.add(self)
         for i in range(self.count):
+            self.table.add_reader(&self.threads[i].reader)
+        for i in range(self.count):
             if start_thread(&self.threads[i].thread, io_main, self.threads[i], b"io"):
                 raise RuntimeError(f"I/O thread {i} does not start")
+            self.n_started += 1
 
     def drain(self):
         """Accept no more, ask clients to go, finish what is in flight. Poll `connections` to see when it is done."""
@@ -660,11 +684,13 @@ cdef class Server:
             return
         self.set_phase(2)
         with nogil:
-            for i in range(self.count):
+            for i in range(self.n_started):
                 thread_join(self.threads[i].thread, NULL)
+        self.n_started = 0
         stop_pools()
         for i in range(self.count):
             close_all(self.threads[i])
+        self.table.forget_readers()
         self.running = False
         alive.discard(self)
 
@@ -677,8 +703,20 @@ cdef class Server:
         """One dict of counts per I/O thread. Reads are relaxed: fields may be a turn apart."""
         return [self.counters_of(i) for i in range(self.count)]
 
+    def drain_access_log(self):
+        """The calls that ended since the last time, as dicts, oldest first for each I/O thread. Empty while the access log is off.
+
+        protocol: "http/1.1", "http/2" or "grpc". status: of HTTP, 499 for a call that ended unanswered; or the gRPC code. One caller at a time.
+        """
+        records = []
+        for index in range(self.count):
+            if self.threads[index].hooks.access != NULL:
+                access_drain(self.threads[index].hooks.access, records)
+        return records
+
     cdef dict counters_of(self, int index):
         cdef IoCounters* c = &self.threads[index].counters
+        cdef AccessRing* access = self.threads[index].hooks.access
         return {
             "accepted": counter_read(&c.accepted), "closed": counter_read(&c.closed), "refused_connections": counter_read(&c.refused_connections),
             "http_requests": counter_read(&c.http_requests), "grpc_requests": counter_read(&c.grpc_requests),
@@ -686,7 +724,9 @@ cdef class Server:
             "refused_control": counter_read(&c.refused_control), "bytes_received": counter_read(&c.bytes_received),
             "bytes_sent": counter_read(&c.bytes_sent), "turns": counter_read(&c.turns), "inline_batches": counter_read(&c.inline_batches),
             "polls": counter_read(&c.polls), "held_bytes": counter_read(&c.held_bytes),
-            "live_calls": self.threads[index].calls.live_calls, "live_requests": self.threads[index].calls.live_requests,
+            "live_calls": counter_read(&self.threads[index].calls.live_calls), "live_requests": counter_read(&self.threads[index].calls.live_requests),
+            "copied_bytes": counter_read(&self.threads[index].hooks.copied_bytes),
+            "access_dropped": access.dropped.load(memory_order_relaxed) if access != NULL else 0,
         }
 
     def __dealloc__(self):
@@ -694,7 +734,9 @@ cdef class Server:
         for i in range(self.count):
             http2_destroy(&self.threads[i].hooks)
             batch_destroy(&self.threads[i].batch)
+            take_mail(self.threads[i])              # what Python posted after the thread had ended
             pool_clear(&self.threads[i].calls)
+            access_ring_free(self.threads[i].hooks.access)
             close(self.threads[i].mailbox.wake_fd)
             close(self.threads[i].epoll)
             del self.threads[i]

@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libcpp.atomic cimport memory_order_seq_cst
 
-from serve._core.counters cimport counter_acquire, counter_read
+from serve._core.counters cimport counter_acquire, counter_add, counter_publish, counter_read
 from serve._core.engine cimport NativeVersion
 from serve._core.failure cimport NOT_FOUND, UNAVAILABLE, fail
 from serve._core.memory cimport slice_equal, slice_make
@@ -200,3 +200,52 @@ cdef class ModelTable:
             for address, _, _ in self.retired:
                 snapshot_free(<Snapshot*><uintptr_t>address)
         snapshot_free(self.current.load())
+
+
+# --- For the tests: readers without threads -------------------------------------------------------------------------------
+
+cdef class ReaderHarness:
+    """What an I/O thread does with the table: turns, and pins of requests. index: of its pins."""
+    cdef ModelTable table
+    cdef Reader* reader
+    cdef Snapshot* snapshot
+    cdef int index
+
+    def __cinit__(self, ModelTable table not None, int index):
+        self.table, self.index = table, index
+        self.reader = new Reader()
+        self.reader.turn.store(0)
+        table.add_reader(self.reader)
+
+    def begin_turn(self):
+        """Returns the generation of the snapshot that the turn sees."""
+        self.reader.turn.store(self.reader.turn.load(memory_order_seq_cst) + 1, memory_order_seq_cst)
+        self.snapshot = self.table.current.load(memory_order_seq_cst)
+        return self.snapshot.generation
+
+    def end_turn(self):
+        self.snapshot = NULL
+        self.reader.turn.store(self.reader.turn.load(memory_order_seq_cst) + 1, memory_order_seq_cst)
+
+    def pin(self):
+        """A request of this turn; returns what drops it."""
+        counter_add(&self.snapshot.pins[self.index].taken, 1)
+        return <uintptr_t>&self.snapshot.pins[self.index]
+
+    def drop(self, pins):
+        counter_publish(&(<Pins*><uintptr_t>pins).dropped, 1)
+
+    def find(self, bytes name, bytes number=b""):
+        """(model, number) of the version found, or (failure kind, text)."""
+        cdef Version* version = NULL
+        cdef Failure failure
+        if snapshot_find(self.snapshot, slice_make(<const char*>name, len(name)), slice_make(<const char*>number, len(number)), &version, &failure):
+            return failure.kind, (<bytes>failure.text).decode("utf-8", "replace")
+        return (<const char*>version.model.data)[:version.model.length], (<const char*>version.number.data)[:version.number.length]
+
+    def close(self):
+        """With every reader of the table closed, too."""
+        self.table.forget_readers()
+
+    def __dealloc__(self):
+        del self.reader

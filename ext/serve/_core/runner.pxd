@@ -23,3 +23,4 @@ cdef int runner_slice(Runner* runner, int index, int64_t first, int64_t rows, in
                       Failure* failure) noexcept nogil
 # Gives back what the last run left (outputs of dynamic shape) before the next run would; slices of it are gone. Optional.
 cdef void runner_release(Runner* runner) noexcept nogil
+cdef uint64_t runner_copied_bytes(const Runner* runner) noexcept nogil      # debug builds: bytes gathered, ever

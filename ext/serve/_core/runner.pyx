@@ -10,6 +10,7 @@ from libc.string cimport memcpy, memset
 from serve._core.batch_tensor cimport (
     BatchTensor, HostMemory, batch_tensor_adopt, batch_tensor_cut, batch_tensor_free, batch_tensor_gather, batch_tensor_init,
     batch_tensor_prepare, batch_tensor_read, batch_tensor_release, live_values)
+from serve._core.counters cimport counter_read
 from serve._core.failure cimport INTERNAL, INVALID_ARGUMENT, OK, UNAVAILABLE, Failure, fail
 from serve._core.memory cimport Arena, arena_alloc, arena_copy, arena_free
 from serve._core.ort cimport Session, signature_free
@@ -135,6 +136,10 @@ cdef void runner_release(Runner* runner) noexcept nogil:
         batch_tensor_release(&runner.inputs[i])
     for i in range(runner.n_outputs):
         batch_tensor_release(&runner.outputs[i])
+
+
+cdef uint64_t runner_copied_bytes(const Runner* runner) noexcept nogil:
+    return counter_read(&runner.memory.copied_bytes)
 
 
 cdef int gather(Runner* runner, Tensor*** inputs, const int64_t* rows, int count, int64_t rows_total, Failure* failure) noexcept nogil:

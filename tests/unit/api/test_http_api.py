@@ -278,16 +278,20 @@ def test_every_route_is_reached_by_its_verb_alone(http: HttpApi, models: FakeMod
 
 
 @pytest.mark.parametrize(("method", "path", "allow"), [
-    ("POST", "/v2", "GET"), ("PUT", "/v2/logging", "GET, POST"), ("GET", "/v2/repository/index", "POST"),
+    ("POST", "/v2", "GET, HEAD"), ("PUT", "/v2/logging", "GET, HEAD, POST"), ("GET", "/v2/repository/index", "POST"),
     ("GET", "/v2/models/digits/infer", "POST"),
-    ("GET", "/v2/models/digits/versions/1/infer", "POST"), ("DELETE", "/v2/models/digits", "GET"), ("POST", "/v2/health/ready", "GET"),
-    ("HEAD", "/v2/models", "GET"), ("get", "/v2", "GET"), ("GET", "/v2/repository/models/m/load", "POST"),
-    ("POST", "/v2/cudasharedmemory/status", "GET"), ("POST", "/v2/docs", "GET"),
+    ("GET", "/v2/models/digits/versions/1/infer", "POST"), ("DELETE", "/v2/models/digits", "GET, HEAD"), ("POST", "/v2/health/ready", "GET, HEAD"),
+    ("HEAD", "/v2/repository/index", "POST"), ("get", "/v2", "GET, HEAD"), ("GET", "/v2/repository/models/m/load", "POST"),
+    ("POST", "/v2/cudasharedmemory/status", "GET, HEAD"), ("POST", "/v2/docs", "GET, HEAD"),
 ])
 async def test_the_wrong_verb(http: HttpApi, method: str, path: str, allow: str) -> None:
     response = await http(HttpRequest(method, path))
     assert (response.status, json.loads(response.body)) == (405, {"error": "Method Not Allowed"})
     assert response.headers["allow"] == allow
+
+
+async def test_head_is_get(http: HttpApi) -> None:
+    assert await http(HttpRequest("HEAD", "/v2/models")) == await http(HttpRequest("GET", "/v2/models"))
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("the secret"), ConfigurationError("the secret"), KeyError("the secret")])

@@ -48,7 +48,7 @@ def test_no_template_no_match(path: str) -> None:
 def test_allow_names_every_verb_of_the_path() -> None:
     match = ROUTER.match("/v2/models/m")
     assert match is not None
-    assert match.allow == "GET, POST"
+    assert match.allow == "GET, HEAD, POST"
 
 
 def test_a_name_that_is_not_utf8_is_the_callers_fault() -> None:

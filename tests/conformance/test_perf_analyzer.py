@@ -1,0 +1,36 @@
+"""NVIDIA's load generator, over both protocols: it must find all that it asks for, and its figures must agree with the server's."""
+
+import re
+import subprocess
+
+import pytest
+
+from tests.integration.running_server import ROOT, RunningServer
+
+BINARY = ROOT / ".venv-clients" / "perf_analyzer" / "perf_analyzer"
+
+
+@pytest.mark.client
+@pytest.mark.skipif(not BINARY.exists(), reason="perf_analyzer is not installed: run tools/client_venvs.sh")
+@pytest.mark.parametrize(("protocol", "options"), [
+    ("http", []),
+    ("grpc", []),
+    ("grpc", ["--streaming", "--async"]),
+    ("http", ["-b", "8"]),
+])
+def test_measures(server: RunningServer, protocol: str, options: list[str]) -> None:
+    port = server.ports[protocol]
+    command = [BINARY, "-m", "mlp", "-i", protocol, "-u", f"127.0.0.1:{port}", "--measurement-mode", "count_windows",
+               "--measurement-request-count", "50", "--measurement-interval", "1000", "-s", "999", "--max-trials", "3",
+               "--concurrency-range", "2", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stdout + done.stderr
+    throughput = re.search(r"Throughput: ([\d.]+) infer/sec", done.stdout)
+    assert throughput is not None, done.stdout
+    assert float(throughput[1]) > 0
+    served = re.search(r"Server:.*?Inference count: (\d+).*?Execution count: (\d+).*?Successful request count: (\d+)", done.stdout, re.DOTALL)
+    assert served is not None, done.stdout
+    inferences, executions, requests = map(int, served.groups())
+    rows = 8 if "-b" in options else 1
+    assert inferences == rows * requests
+    assert 0 < executions <= requests
