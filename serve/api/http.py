@@ -51,7 +51,8 @@ def _model_routes(handlers: HttpHandlers) -> list[Route[Handler]]:
     for view, handler in views.items():
         lines += [Route("GET", base + view, handler) for base in (_MODEL, _VERSION)]
         lines += [Route("GET", _LABEL + view, partial(http_handlers.by_label, handler))]
-    lines += [Route("POST", base + "/infer", http_handlers.inference_elsewhere) for base in (_MODEL, _VERSION, _LABEL)]
+    lines += [Route("POST", base + "/infer", http_handlers.inference_elsewhere) for base in (_MODEL, _VERSION)]
+    lines += [Route("POST", _LABEL + "/infer", partial(http_handlers.by_label, http_handlers.inference_elsewhere))]
     return lines
 
 

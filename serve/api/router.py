@@ -4,6 +4,7 @@ A template's `{name}` matches one segment that is not empty. Of two templates th
 `/v2/models/stats` before `/v2/models/{model}`. Segments are split first and percent-decoded after, so that a name may hold a slash.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -12,6 +13,8 @@ from urllib.parse import unquote_to_bytes
 from serve.errors import InvalidArgument
 
 Target = TypeVar("Target")
+
+_TORN = re.compile("%(?![0-9A-Fa-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,9 @@ def _walk(node: _Node[Target], segments: list[str], at: int) -> tuple[_Node[Targ
 
 
 def decode_segment(segment: str) -> str:
-    """Percent-decode one path segment. Raises InvalidArgument where the result is not UTF-8."""
+    """Percent-decode one path segment. Raises InvalidArgument for a % that is not followed by two digits, and for what is not UTF-8."""
+    if _TORN.search(segment):
+        raise InvalidArgument(f"the path segment {segment!r} has a % without two hexadecimal digits")
     try:
         return unquote_to_bytes(segment).decode("utf-8")
     except UnicodeDecodeError as error:

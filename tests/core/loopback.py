@@ -37,7 +37,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + WAIT_S
     while not condition():
         assert time.monotonic() < deadline, f"waited {WAIT_S} s for: {what}"
-        time.sleep(0.0002)
+        os.sched_yield()
 
 
 def native_threads() -> list[str]:

@@ -54,6 +54,7 @@ class Http2Connection:
 
     def __init__(self, address: tuple[str, int], settings: dict[int, int] | None = None, reads_windows: bool = True) -> None:
         self.socket = socket.create_connection(address, TIMEOUT_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(
             client_side=True, header_encoding="utf-8", validate_outbound_headers=False, normalize_outbound_headers=False))
         if settings:

@@ -246,16 +246,6 @@ def test_raw_body_of_one_tensor(server: RunningServer) -> None:
         assert answer.body.endswith(FLOATS.tobytes())
 
 
-def test_half_closed_client_gets_its_answer(server: RunningServer) -> None:
-    import socket
-
-    with Http1Connection(server.http) as connection:
-        connection.send(request_bytes("POST", INFER, json_request()))
-        connection.socket.shutdown(socket.SHUT_WR)
-        assert connection.response().status == 200
-        assert connection.is_closed()
-
-
 def test_connection_that_goes_away_frees_its_queue_place(server: RunningServer) -> None:
     with Http1Connection(server.http) as connection:
         connection.send(request_bytes("POST", "/v2/models/waits/infer", json_request(np.ones(1, np.float32))))

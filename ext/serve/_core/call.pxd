@@ -164,7 +164,7 @@ cdef struct ControlCall:
     # A call in the hands of Python. Freed by the I/O thread when Python has released it.
     Call* call                      # NULL once the call is gone. Only the I/O thread touches it
     Mailbox* mailbox
-    int n_unread                    # frames that Python has not taken; I/O thread and Python under the queue's lock
+    bint answered                   # Python's last word has arrived: it need not be told that the call is gone
 
 cdef enum FrameKind:
     FRAME_OPEN = 0                  # down: method, path, query, fields; HTTP: with the whole body

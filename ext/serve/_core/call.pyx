@@ -156,12 +156,13 @@ cdef Call* call_new(Connection* connection, uint64_t now) noexcept nogil:
 
 cdef int call_append(Call* call, const uint8_t* data, size_t length, size_t expected) noexcept nogil:
     cdef Buffer* body = &call.body
+    cdef const uint8_t* before = body.data
     # Whole bodies at once save copies while they grow; what is reserved ahead stays within a multiple of what has arrived.
     if expected + BODY_SPARE > body.capacity and expected <= (body.length + length) * RESERVE_RATIO + SMALL_BODY and expected > body.length:
         buffer_reserve(body, expected + BODY_SPARE - body.length)           # best effort: appending grows it otherwise
     if buffer_reserve(body, length):
         return CALL_BROKEN
-    count_copy(&call.connection.hooks.copied_bytes, length)
+    count_copy(&call.connection.hooks.copied_bytes, length + (body.length if body.data != before else 0))
     if length:
         memcpy(body.data + body.length, data, length)
     return call_grown(call, length)

@@ -8,7 +8,7 @@ cdef extern from * nogil:
     #define HEADRACE_COUNT_COPY(counter, n) ((void)__atomic_fetch_add((counter), (n), __ATOMIC_RELAXED))
     #else
     #define HEADRACE_COUNTS_COPIES 0
-    #define HEADRACE_COUNT_COPY(counter, n) ((void)0)
+    #define HEADRACE_COUNT_COPY(counter, n) ((void)(counter), (void)(n))
     #endif
     """
     bint COUNTS_COPIES "HEADRACE_COUNTS_COPIES"

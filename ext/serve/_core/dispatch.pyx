@@ -100,8 +100,16 @@ cdef Slice segment(Slice* rest) noexcept nogil:
     return taken
 
 
+cdef bint is_number(Slice text) noexcept nogil:
+    cdef size_t i
+    for i in range(text.length):
+        if not 48 <= text.data[i] <= 57:
+            return False
+    return text.length > 0
+
+
 cdef bint is_infer_path(Call* call) noexcept nogil:
-    """/v2/models/{model}[/versions/{version} | /labels/{label}]/infer; sets model and number."""
+    """/v2/models/{model}[/versions/{version} | /labels/{label}]/infer; sets model and number. What is wrong with other paths, Python says."""
     cdef Slice rest = call.path
     cdef Slice model, word, number
     if rest.length < 18 or memcmp(rest.data, b"/v2/models/", 11) != 0 or memcmp(rest.data + rest.length - 6, b"/infer", 6) != 0:
@@ -112,9 +120,9 @@ cdef bint is_infer_path(Call* call) noexcept nogil:
     number = slice_make(NULL, 0)
     if slice_is(word, b"versions", 8) or slice_is(word, b"labels", 6):
         number = segment(&rest)
-        word = segment(&rest)
-        if number.length == 0:
+        if number.length == 0 or word.length == 6 and is_number(number):     # a label is never all digits
             return False
+        word = segment(&rest)
     if not slice_is(word, b"infer", 5) or rest.length:
         return False
     return percent_decoded(call, model, &call.model) == 0 and percent_decoded(call, number, &call.number) == 0
@@ -123,7 +131,7 @@ cdef bint is_infer_path(Call* call) noexcept nogil:
 cdef int route_http(Call* call) noexcept nogil:
     if is_method(call, b"POST", 4) and is_infer_path(call):
         return CALL_INFER
-    if is_method(call, b"GET", 3) and slice_is(call.path, b"/v2/health/live", 15):
+    if slice_is(call.path, b"/v2/health/live", 15) and (is_method(call, b"GET", 3) or is_method(call, b"HEAD", 4)):
         return CALL_LIVE
     return CALL_CONTROL
 
@@ -276,6 +284,7 @@ cdef void dispatch_frame(IoThread* io, Frame* frame) noexcept nogil:
             call.control = NULL
         free(control)
     elif call != NULL and not call.ended:
+        control.answered = frame.kind != FRAME_MESSAGE
         if frame.kind == FRAME_RESPONSE:
             take_response(call, frame)
         elif frame.kind == FRAME_MESSAGE:
@@ -794,9 +803,10 @@ cdef void on_gone(void* owner, Call* call) noexcept nogil:
     call.requests_tail = &call.requests
     if call.control != NULL:
         call.control.call = NULL
-        frame = frame_new(call.control, FRAME_CANCEL)
-        if frame != NULL and control_submit(io.control, frame):
-            frame_free(frame)
+        if not call.control.answered:
+            frame = frame_new(call.control, FRAME_CANCEL)
+            if frame != NULL and control_submit(io.control, frame):
+                frame_free(frame)
         call.control = NULL
 
 

@@ -1,0 +1,231 @@
+"""Calls that Python answers: what reaches it, what comes back, and what becomes of calls that nobody answers."""
+
+import gc
+import select
+
+import pytest
+
+from serve._core.control_queue import ControlQueue, Exchange
+from tests.core.loopback import Loopback, frame, http_request, unframe, wait_until
+
+UNARY = "/inference.GRPCInferenceService/ServerReady"
+
+
+def taken(loop: Loopback, n: int = 1) -> list[Exchange]:
+    """The next `n` calls."""
+    found: list[Exchange] = []
+
+    def look() -> bool:
+        found.extend(loop.control.take())
+        return len(found) >= n
+
+    wait_until(look, f"{n} calls on the slow path")
+    assert len(found) == n
+    return found
+
+
+class Events(list[tuple[str, bytes]]):
+    def __call__(self, kind: str, data: bytes) -> None:
+        self.append((kind, data))
+
+
+def test_an_http_call_and_its_answer() -> None:
+    with Loopback() as loop:
+        client = loop.http()
+        client.send(http_request("/v2/models/a%20b?x=1&y=%00", b"body", "PUT", "X-Some: one", "X-Some: two", "X-Request-Id: me"))
+        (exchange,) = taken(loop)
+        assert (exchange.protocol, exchange.method, exchange.path, exchange.query) == ("http", "PUT", "/v2/models/a%20b", "x=1&y=%00")
+        assert exchange.body == b"body"
+        assert exchange.deadline_ns == 0
+        assert exchange.headers["content-length"] == "4"
+        assert sorted(exchange.headers["x-some"].split(", ")) == ["one", "two"]
+        assert not exchange.finished
+        exchange.respond(418, b"tea", [("content-type", "text/plain"), ("x-more", "\xe9")])
+        assert exchange.finished
+        answer = client.read()
+        assert (answer.status, answer.body, answer.fields["content-type"], answer.fields["x-more"]) == (418, b"tea", "text/plain", "\xe9")
+        assert answer.fields["x-request-id"] == "me"
+
+
+def test_a_call_is_answered_once() -> None:
+    with Loopback() as loop:
+        client = loop.http()
+        client.send(http_request("/one"))
+        (exchange,) = taken(loop)
+        exchange.respond(200, b"", [])
+        with pytest.raises(RuntimeError, match="/one was answered before"):
+            exchange.respond(200, b"", [])
+        assert client.read().status == 200
+
+
+@pytest.mark.parametrize("header", [("a", "b\r\nc: d"), ("a", "b\0"), ("a\n", "b")])
+def test_an_answers_headers_cannot_hold_line_ends(header: tuple[str, str]) -> None:
+    with Loopback() as loop:
+        client = loop.http()
+        client.send(http_request("/one"))
+        (exchange,) = taken(loop)
+        with pytest.raises(ValueError, match="a NUL or a line end"):
+            exchange.respond(200, b"", [header])
+        exchange.respond(200, b"", [])
+        assert client.read().status == 200
+
+
+def test_a_call_that_is_dropped_ends_as_an_internal_error() -> None:
+    with Loopback() as loop:
+        client, grpc = loop.http(), loop.h2()
+        client.send(http_request("/one"))
+        for exchange in taken(loop):
+            loop.control.release(exchange)
+        del exchange
+        assert client.read().status == 500
+        stream = grpc.grpc(frame(b""), UNARY)
+        for exchange in taken(loop):
+            loop.control.release(exchange)
+        del exchange
+        assert grpc.read(stream).fields["grpc-status"] == "13"
+
+
+def test_a_grpc_call_brings_its_messages_and_its_end() -> None:
+    with Loopback() as loop:
+        client = loop.h2()
+        stream = client.open_grpc("/some.Service/Method", ("grpc-timeout", "5S"))
+        client.data(stream, frame(b"one") + frame(b""), end=False)
+        (exchange,) = taken(loop)
+        assert (exchange.protocol, exchange.path) == ("grpc", "/some.Service/Method")
+        assert exchange.deadline_ns > 0
+        events = Events()
+        # What comes before anybody listens is kept.
+        wait_until(lambda: loop.control.take() == [] and loop.total("bytes_received") > 0, "nothing more")
+        exchange.events = events
+        client.data(stream, frame(b"two" * 100_000))
+        wait_until(lambda: loop.control.take() == [] and len(events) == 4, "all messages and the end")
+        assert events == [("message", b"one"), ("message", b""), ("message", b"two" * 100_000), ("half_close", b"")]
+        exchange.send(b"answer")
+        exchange.send(b"")
+        exchange.finish(7, "not näher")
+        answer = client.read(stream)
+        assert unframe(answer.body) == [b"answer", b""]
+        assert (answer.fields["grpc-status"], answer.fields["grpc-message"]) == ("7", "not n%C3%A4her")
+        loop.control.release(exchange)
+
+
+def test_a_message_in_pieces_arrives_whole() -> None:
+    with Loopback() as loop:
+        client = loop.h2()
+        stream = client.open_grpc("/some.Service/Method")
+        data = frame(b"one") + frame(b"two")
+        for i in range(len(data)):
+            client.data(stream, data[i:i + 1], end=i == len(data) - 1)
+        (exchange,) = taken(loop)
+        events = Events()
+        exchange.events = events
+        wait_until(lambda: loop.control.take() == [] and len(events) == 3, "two messages and the end")
+        assert events == [("message", b"one"), ("message", b"two"), ("half_close", b"")]
+        exchange.finish()
+        assert client.read(stream).fields["grpc-status"] == "0"
+        loop.control.release(exchange)
+
+
+def test_python_learns_that_the_client_went_away() -> None:
+    with Loopback() as loop:
+        http, client = loop.http(), loop.h2()
+        http.send(http_request("/one"))
+        stream = client.open_grpc("/some.Service/Method")
+        client.flush()
+        exchanges = taken(loop, 2)
+        events = [Events(), Events()]
+        for exchange, sink in zip(exchanges, events, strict=True):
+            exchange.events = sink
+        http.socket.close()
+        client.h2.reset_stream(stream)
+        client.flush()
+        wait_until(lambda: loop.control.take() == [] and all(events), "both to be cancelled")
+        assert events == [[("cancel", b"")], [("cancel", b"")]]
+        for exchange in exchanges:
+            loop.control.release(exchange)
+            if exchange.protocol == "http":
+                exchange.respond(200, b"for nobody", [])        # harms nobody
+            else:
+                exchange.send(b"for nobody")
+                exchange.finish()
+
+
+def test_no_event_reaches_a_call_that_was_released() -> None:
+    with Loopback() as loop:
+        client = loop.h2()
+        stream = client.open_grpc("/some.Service/Method")
+        client.flush()
+        (exchange,) = taken(loop)
+        events = Events()
+        exchange.events = events
+        loop.control.release(exchange)
+        exchange.finish()
+        assert client.read(stream).fields["grpc-status"] == "0"
+        client.h2.reset_stream(stream)
+        client.flush()
+        wait_until(lambda: loop.total("live_calls") == 0, "the call to be gone")
+        assert loop.control.take() == []
+        assert events == []
+
+
+@pytest.mark.parametrize("code", [-1, 17])
+def test_only_grpc_codes_end_a_call(code: int) -> None:
+    with Loopback() as loop:
+        client = loop.h2()
+        stream = client.grpc(frame(b""), UNARY)
+        (exchange,) = taken(loop)
+        with pytest.raises(ValueError, match="want 0 to 16"):
+            exchange.finish(code)
+        exchange.finish(16)
+        assert client.read(stream).fields["grpc-status"] == "16"
+        loop.control.release(exchange)
+
+
+def test_a_full_queue_refuses_new_calls_and_still_tells_of_cancellations() -> None:
+    with Loopback(control_limit=2) as loop:
+        clients = [loop.http() for _ in range(4)]
+        for i, client in enumerate(clients):
+            client.send(http_request(f"/{i}"))
+            wait_until(lambda n=i: loop.total("control_calls") + loop.total("refused_control") == n + 1, "the call")
+        for client in clients[2:]:
+            answer = client.read()
+            assert (answer.status, answer.json()["error"]) == (503, "the control plane is busy; try again")
+        clients[0].socket.close()
+        wait_until(lambda: loop.total("live_calls") == 1, "the first call to be gone")
+        exchanges = loop.control.take()
+        assert [exchange.path for exchange in exchanges] == ["/0", "/1"]
+        events = Events()
+        exchanges[0].events = events
+        assert events == [("cancel", b"")]
+        exchanges[1].respond(200, b"", [])
+        assert clients[1].read().status == 200
+        for exchange in exchanges:
+            loop.control.release(exchange)
+
+
+def test_the_descriptor_is_readable_while_frames_wait() -> None:
+    with Loopback() as loop:
+        assert select.select([loop.control], [], [], 0)[0] == []
+        client = loop.http()
+        client.send(http_request("/one"))
+        assert select.select([loop.control], [], [], 20)[0] == [loop.control]
+        assert loop.answer_slow_path() == 1
+        assert select.select([loop.control], [], [], 0)[0] == []
+        assert client.read().status == 200
+
+
+def test_calls_may_outlive_the_server() -> None:
+    """Whoever still holds a call when the threads are gone answers nobody, and frees it."""
+    with Loopback() as loop:
+        client = loop.http()
+        client.send(http_request("/one"))
+        (exchange,) = taken(loop)
+    del loop, client
+    gc.collect()
+    exchange.respond(200, b"for nobody", [])
+    del exchange
+    gc.collect()
+
+
+def test_a_queue_without_a_server_is_empty() -> None:
+    assert ControlQueue().take() == []
