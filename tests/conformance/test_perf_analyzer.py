@@ -8,6 +8,7 @@ import pytest
 from tests.integration.running_server import ROOT, RunningServer
 
 BINARY = ROOT / ".venv-clients" / "perf_analyzer" / "perf_analyzer"
+CONCURRENCY = 2
 
 
 @pytest.mark.client
@@ -22,7 +23,7 @@ def test_measures(server: RunningServer, protocol: str, options: list[str]) -> N
     port = server.ports[protocol]
     command = [BINARY, "-m", "mlp", "-i", protocol, "-u", f"127.0.0.1:{port}", "--measurement-mode", "count_windows",
                "--measurement-request-count", "50", "--measurement-interval", "1000", "-s", "999", "--max-trials", "3",
-               "--concurrency-range", "2", *options]
+               "--concurrency-range", str(CONCURRENCY), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stdout + done.stderr
     throughput = re.search(r"Throughput: ([\d.]+) infer/sec", done.stdout)
@@ -32,5 +33,6 @@ def test_measures(server: RunningServer, protocol: str, options: list[str]) -> N
     assert served is not None, done.stdout
     inferences, executions, requests = map(int, served.groups())
     rows = 8 if "-b" in options else 1
-    assert inferences == rows * requests
-    assert 0 < executions <= requests
+    # The counters are read one after the other, while the last requests are in flight.
+    assert abs(inferences - rows * requests) <= rows * CONCURRENCY
+    assert 0 < executions <= requests + CONCURRENCY

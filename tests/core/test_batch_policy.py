@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve._core.batcher import decide_for_test
+from serve._core.queue_harness import decide_for_test
 
 FOREVER = 2**62
 

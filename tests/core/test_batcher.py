@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from serve._core.batcher import InstancePool, QueueHarness
+from serve._core.batcher import InstancePool
+from serve._core.queue_harness import QueueHarness
 from tests.core.test_batch_policy import oracle
 
 US = 1000

@@ -2,7 +2,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memmove, strlen
 
-from serve._core.batcher cimport Pool, batch_run, pool_cancel, pool_finish, pool_nudge, pool_submit, pool_take_inline, stats_of
+from serve._core.batch_queue cimport Pool, pool_cancel, pool_finish, pool_nudge, pool_submit, pool_take_inline
+from serve._core.batcher cimport batch_run, stats_of
 from serve._core.call cimport *
 from serve._core.compression cimport IDENTITY, UNKNOWN_ENCODING, inflate_all
 from serve._core.control_queue cimport control_submit

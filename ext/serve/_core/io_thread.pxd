@@ -2,7 +2,7 @@
 from libc.stdint cimport uint64_t
 from libcpp.atomic cimport atomic
 
-from serve._core.batcher cimport Batch
+from serve._core.batch_queue cimport Batch
 from serve._core.call cimport CallPool, Connection, Hooks, Limits, Mailbox, Request
 from serve._core.control_queue cimport Queue
 from serve._core.model_table cimport Reader, Snapshot
