@@ -19,7 +19,7 @@ DEBUG = bool(SANITIZE) or os.environ.get("HEADRACE_DEBUG", "") not in ("", "0")
 CPUS = len(os.sched_getaffinity(0))
 ONLY = set(filter(None, os.environ.get("HEADRACE_MODULES", "").split(",")))
 
-LIBRARIES = {"http2": ["nghttp2"], "io_loop": ["nghttp2"], "json_codec": ["simdjson"], "json_data": ["simdjson"],
+LIBRARIES = {"http2": ["nghttp2"], "json_codec": ["simdjson"], "json_data": ["simdjson"],
              "json_encode": ["simdjson"], "compression": ["z"]}
 
 FLAGS = ["-std=c++17", "-fvisibility=hidden", "-fno-semantic-interposition", "-fstack-protector-strong", "-fstack-clash-protection",

@@ -2,23 +2,26 @@
 
 import contextlib
 import json
+import os
 import random
 import shutil
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.integration.bad_inputs import GRPC as BAD_CALLS
 from tests.integration.bad_inputs import HTTP as BAD_REQUESTS
 from tests.integration.http1_wire import Http1Connection, Response, request_bytes
 from tests.integration.http2_wire import GRPC, Http2Connection, framed
 from tests.integration.payloads import FLOATS, INFER, grpc_answer, grpc_request, json_request
-from tests.integration.running_server import RunningServer
+from tests.integration.running_server import RunningServer, running_server
 
-SECONDS = 4.0
+SECONDS = float(os.environ.get('TURMOIL_S', 3))
 Action = Callable[[RunningServer, random.Random], None]
 
 
@@ -105,7 +108,16 @@ def _in_flight(server: RunningServer) -> int:
     return sum(one["statistics"]["in_flight"] + one["statistics"]["queue_depth"] for one in models if one["statistics"])
 
 
-def test_turmoil(server: RunningServer) -> None:
+@pytest.fixture(params=[(1, 1), (3, 2)], ids=lambda counts: "{}-io-{}-instances".format(*counts))
+def turmoil_server(repository: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RunningServer]:
+    io_threads, instances = request.param
+    flags = ("--model-control", "explicit", "--io-threads", str(io_threads), "--instances", str(instances))
+    with running_server(repository, tmp_path, *flags) as running:
+        yield running
+
+
+def test_turmoil(turmoil_server: RunningServer) -> None:
+    server = turmoil_server
     with contextlib.suppress(FileExistsError):
         shutil.copytree(server.repository / "scaled", server.repository / "moving")
     worker = server.worker()

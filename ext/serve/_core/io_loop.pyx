@@ -1,396 +1,37 @@
 import atexit
 import os
 
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memset
+from libc.string cimport memset
 from libcpp.atomic cimport memory_order_acquire, memory_order_relaxed, memory_order_release, memory_order_seq_cst
 
 from serve._core.access_log cimport AccessRing, access_drain, access_ring_free, access_ring_new
 from serve._core.batcher cimport batch_destroy, batch_init
 from serve._core.call cimport *
+from serve._core.connection_io cimport IN_SIZE, accept_some, bury, close_connection, flush_dirty, read_connection
 from serve._core.control_queue cimport ControlQueue
 from serve._core.copies cimport COUNTS_COPIES
-from serve._core.counters cimport counter_acquire, counter_add, counter_publish, counter_read
+from serve._core.counters cimport counter_acquire, counter_add, counter_read
 from serve._core.dispatch cimport dispatch_deadlines, dispatch_done, dispatch_frame, dispatch_init, dispatch_pending, mark_dirty
-from serve._core.failure cimport REQUEST_TIMEOUT
-from serve._core.http1_server cimport (MAX_PIPELINE, http1_close, http1_direct, http1_flush, http1_is_due, http1_receive, http1_received_direct, http1_refuse, http1_resume)
-from serve._core.http2 cimport (http2_announce_shutdown, http2_answer, http2_close, http2_destroy, http2_fill, http2_init, http2_is_done, http2_open,
-                                http2_receive, http2_shutdown)
+from serve._core.http2 cimport http2_destroy, http2_init
 from serve._core.ids cimport seed_random
 from serve._core.io_thread cimport IoCounters, IoThread, Shared
-from serve._core.memory cimport buffer_append, buffer_free
 from serve._core.model_table cimport ModelTable
 from serve._core.posix cimport *
+from serve._core.timeouts cimport begin_drain, sweep
 
 from serve._core.batcher import stop_all as stop_pools
 
 COUNTS_TENSOR_COPIES = bool(COUNTS_COPIES)              # a debug build: "copied_bytes" of the counters is kept
 
 cdef enum:
-    IN_SIZE = 256 << 10             # bytes of one recv
-    READ_TURN = 1 << 20             # bytes that a connection may bring in one turn
-    OUT_FILL = 1 << 20              # frames collected before a send
-    OUT_HIGH = 4 << 20              # HTTP/1.1: unsent bytes at which we stop reading
     MAX_EVENTS = 256
-    ACCEPT_TURN = 64                # connections accepted in one turn
     SWEEP_NS = 250000000
     DEADLINE_SWEEP_NS = 5000000
-    LINGER_NS = 2000000000          # how long the peer may take to read our last answer
-    LINGER_BYTES = 16 << 20
-    BODY_GRACE_NS = 5000000000      # before the body rate counts
     POLL_CALLS = 4                  # a turn that brings more is about throughput, and polling would only burn the core
     POLL_PAUSE_NS = 20000000        # no busy-polling for so long after we were in somebody's way
-    GOAWAY_GRACE_NS = 100000000
-    IDLE_DRAIN_NS = 300000000       # a client may be sending on a connection that looks idle to us
-
-cdef const char* PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-
-# --- connections --------------------------------------------------------------------------------------------------------
-
-cdef uint64_t open_connections(IoThread* io) noexcept nogil:
-    cdef uint64_t n = 0
-    cdef int i
-    for i in range(io.shared.n_threads):
-        n -= counter_acquire(&io.shared.counters[i].closed)         # before accepted: never more closed than accepted
-        n += counter_read(&io.shared.counters[i].accepted)
-    return n
-
-
-cdef void open_connection(IoThread* io, int fd) noexcept nogil:
-    cdef int one = 1
-    cdef epoll_event event
-    cdef Connection* connection
-    if open_connections(io) >= <uint64_t>io.shared.limits.max_connections:
-        counter_add(&io.counters.refused_connections, 1)
-        close(fd)
-        return
-    connection = <Connection*>calloc(1, sizeof(Connection))
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
-    event.events = EPOLLIN
-    event.data.ptr = connection
-    if connection == NULL or epoll_ctl(io.epoll, EPOLL_CTL_ADD, fd, &event):
-        free(connection)
-        close(fd)
-        return
-    connection.fd, connection.open = fd, True
-    connection.owner, connection.hooks = io, &io.hooks
-    connection.t_progress = connection.t_head = io.hooks.now
-    connection.next = io.connections
-    if io.connections != NULL:
-        io.connections.previous = connection
-    io.connections = connection
-    counter_add(&io.counters.accepted, 1)
-
-
-cdef void accept_some(IoThread* io, int listener) noexcept nogil:
-    cdef int fd
-    for _ in range(ACCEPT_TURN):
-        fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
-        if fd >= 0:
-            open_connection(io, fd)
-        elif errno != EINTR and errno != ECONNABORTED:
-            return
-
-
-cdef void close_connection(IoThread* io, Connection* connection) noexcept nogil:
-    """Close the socket, end the calls; the struct itself goes at the end of the turn."""
-    if not connection.open:
-        return
-    connection.open = False
-    epoll_ctl(io.epoll, EPOLL_CTL_DEL, connection.fd, NULL)
-    close(connection.fd)
-    if connection.protocol == PROTOCOL_HTTP2:
-        http2_close(connection)
-    else:
-        http1_close(connection)
-    buffer_free(&connection.out)
-    buffer_free(&connection.input)
-    if connection.previous != NULL:
-        connection.previous.next = connection.next
-    else:
-        io.connections = connection.next
-    if connection.next != NULL:
-        connection.next.previous = connection.previous
-    connection.next = io.graveyard
-    io.graveyard = connection
-    counter_publish(&io.counters.closed, 1)
-
-
-cdef void bury(IoThread* io) noexcept nogil:
-    cdef Connection* connection
-    while io.graveyard != NULL:
-        connection = io.graveyard
-        io.graveyard = connection.next
-        free(connection)
-
-
-cdef void listen_to(IoThread* io, Connection* connection, bint readable, bint writable) noexcept nogil:
-    cdef epoll_event event
-    if connection.listening_out == writable and connection.not_listening_in == (not readable):
-        return
-    connection.listening_out, connection.not_listening_in = writable, not readable
-    event.events = (EPOLLIN if readable else 0) | (EPOLLOUT if writable else 0)
-    event.data.ptr = connection
-    epoll_ctl(io.epoll, EPOLL_CTL_MOD, connection.fd, &event)
-
-
-# --- reading ------------------------------------------------------------------------------------------------------------
-
-cdef int detect(IoThread* io, Connection* connection, const uint8_t* data, size_t length) noexcept nogil:
-    """HTTP/2 begins with its preface, which no HTTP/1.1 method shares. 0: not known yet; -1: memory is out."""
-    cdef size_t n = min(length, <size_t>24)
-    if memcmp(data, PREFACE, n) == 0:
-        if n < 4:
-            return 0
-        connection.protocol = PROTOCOL_HTTP2
-        connection.t_head = 0
-        if http2_open(connection):
-            return -1
-        if io.draining:
-            http2_announce_shutdown(connection)
-        return 1
-    connection.protocol = PROTOCOL_HTTP1
-    return 1
-
-
-cdef int receive(IoThread* io, Connection* connection, uint8_t* data, size_t length) noexcept nogil:
-    cdef int status
-    if connection.lingering:
-        connection.lingered += length
-        return -1 if connection.lingered > LINGER_BYTES else 0
-    if connection.protocol == PROTOCOL_UNKNOWN:
-        if connection.input.length:                     # the first bytes came alone
-            if buffer_append(&connection.input, data, length):
-                return -1
-            status = detect(io, connection, connection.input.data, connection.input.length)
-            if status <= 0:
-                return status
-            if connection.protocol == PROTOCOL_HTTP1:
-                return http1_resume(connection)
-            status = http2_receive(connection, connection.input.data, connection.input.length)
-            buffer_free(&connection.input)
-            return status
-        status = detect(io, connection, data, length)
-        if status <= 0:
-            return -1 if status or buffer_append(&connection.input, data, length) else 0
-    if connection.protocol == PROTOCOL_HTTP2:
-        return http2_receive(connection, data, length)
-    return http1_receive(connection, data, length)
-
-
-cdef void read_connection(IoThread* io, Connection* connection, uint8_t* buffer) noexcept nogil:
-    """What the socket has, up to a turn's share: the next turn goes on, so that one fast sender does not starve the others."""
-    cdef size_t taken = 0, room
-    cdef ssize_t n
-    cdef uint8_t* at = NULL
-    cdef int status
-    while connection.open and taken < READ_TURN and not connection.reading_paused:
-        room = http1_direct(connection, &at) if connection.protocol == PROTOCOL_HTTP1 and not connection.lingering else 0
-        n = recv(connection.fd, at, room, 0) if room else recv(connection.fd, buffer, IN_SIZE, 0)
-        if n < 0 and errno == EINTR:
-            continue
-        if n < 0 and errno == EAGAIN:
-            return
-        if n <= 0:
-            close_connection(io, connection)
-            return
-        taken += n
-        counter_add(&io.counters.bytes_received, n)
-        if not connection.lingering:                    # what comes then buys no time
-            connection.t_progress = io.hooks.now
-        status = http1_received_direct(connection, n) if room else receive(io, connection, buffer, n)
-        if status:
-            close_after_answer(io, connection)
-            return
-        if not room and n < IN_SIZE and not (connection.protocol == PROTOCOL_HTTP1 and connection.receiving != NULL):
-            return                                      # the socket is empty, and epoll would say if not
-
-
-cdef void close_after_answer(IoThread* io, Connection* connection) noexcept nogil:
-    """The peer broke the protocol: what nghttp2 or we have to say about it still goes out."""
-    connection.broken = True
-    mark_dirty(io, connection)
-
-
-# --- writing ------------------------------------------------------------------------------------------------------------
-
-cdef int send_out(IoThread* io, Connection* connection) noexcept nogil:
-    """1: all sent; 0: the socket is full; -1: broken."""
-    cdef ssize_t n
-    while connection.out_sent < connection.out.length:
-        n = send(connection.fd, connection.out.data + connection.out_sent, connection.out.length - connection.out_sent, MSG_NOSIGNAL)
-        if n > 0:
-            connection.out_sent += n
-            connection.t_progress = io.hooks.now
-            counter_add(&io.counters.bytes_sent, n)
-        elif errno == EAGAIN:
-            return 0
-        elif errno != EINTR:
-            return -1
-    connection.out.length = connection.out_sent = 0
-    if connection.out.capacity > OUT_FILL:
-        buffer_free(&connection.out)
-    return 1
-
-
-cdef int fill_out(Connection* connection) noexcept nogil:
-    if connection.protocol == PROTOCOL_HTTP2:
-        return http2_fill(connection, OUT_FILL)
-    while True:
-        if http1_flush(connection):
-            return -1
-        # Answers make room in the pipeline; what waits there is parsed now, and may be answered at once.
-        if not connection.reading_paused or connection.closing or connection.out.length >= OUT_HIGH or connection.n_calls >= MAX_PIPELINE:
-            return 0
-        if http1_resume(connection):
-            return -1
-
-
-cdef bint is_finished(Connection* connection) noexcept nogil:
-    if connection.protocol == PROTOCOL_HTTP2:
-        return http2_is_done(connection)
-    return connection.closing
-
-
-cdef void finish_connection(IoThread* io, Connection* connection) noexcept nogil:
-    """Everything is sent. Close our side first: closing at once could reset the connection under the peer's last read."""
-    if connection.protocol == PROTOCOL_HTTP2 or connection.broken:
-        close_connection(io, connection)
-        return
-    if not connection.lingering:
-        connection.lingering = True
-        connection.t_progress = io.hooks.now
-        shutdown(connection.fd, SHUT_WR)
-
-
-cdef void flush(IoThread* io, Connection* connection) noexcept nogil:
-    cdef int sent = 1
-    while True:
-        if not connection.lingering and fill_out(connection):
-            close_connection(io, connection)
-            return
-        if connection.out.length == 0:
-            break
-        sent = send_out(io, connection)
-        if sent < 0:
-            close_connection(io, connection)
-            return
-        if sent == 0 or connection.protocol == PROTOCOL_HTTP1 and not (connection.reading_paused or http1_is_due(connection)):
-            break
-    if sent and (connection.broken or is_finished(connection)):
-        finish_connection(io, connection)
-    if connection.open:
-        if connection.out.length - connection.out_sent >= OUT_HIGH:
-            connection.reading_paused = True
-        listen_to(io, connection, not (connection.reading_paused or connection.broken), not sent)
-
-
-# --- time-outs and draining ---------------------------------------------------------------------------------------------
-
-cdef bint body_too_slow(IoThread* io, uint64_t since, size_t received, uint64_t now) noexcept nogil:
-    cdef uint64_t elapsed = now - since if now > since else 0
-    if elapsed < BODY_GRACE_NS:
-        return False
-    return received < io.shared.limits.min_body_rate * (elapsed // 1000000) // 1000
-
-
-cdef void sweep_http1(IoThread* io, Connection* connection, uint64_t now) noexcept nogil:
-    cdef Call* call = connection.receiving
-    if connection.closing:
-        return
-    if connection.t_head and now > connection.t_head + io.shared.limits.header_ns:
-        if connection.input.length == 0:                # nothing was sent at all: nobody to answer
-            close_connection(io, connection)
-            return
-        connection.t_head = 0
-        http1_refuse(connection, 408, b"the header did not arrive in time")
-        mark_dirty(io, connection)
-    elif call != NULL and not call.ended and body_too_slow(io, connection.t_body, connection.body_received, now):
-        call.keep_alive = False
-        call_refuse(call, REQUEST_TIMEOUT, b"the body arrives too slowly")
-        mark_dirty(io, connection)
-
-
-cdef void sweep_http2(IoThread* io, Connection* connection, uint64_t now) noexcept nogil:
-    cdef Call* call = connection.calls
-    while call != NULL:
-        if (call.kind == CALL_INFER or call.kind == CALL_CONTROL and not call.is_grpc) and not call.half_closed and not call.ended \
-                and body_too_slow(io, call.t_received, call.body.length, now):
-            call_refuse(call, REQUEST_TIMEOUT, b"the body arrives too slowly")
-            call.kind = CALL_REFUSED
-            http2_answer(call)
-            mark_dirty(io, connection)
-        elif call.kind == CALL_UNROUTED and now > call.t_received + io.shared.limits.header_ns:
-            close_connection(io, connection)            # its header block never ends
-            return
-        call = call.next
-
-
-cdef void drain_connection(IoThread* io, Connection* connection, uint64_t now) noexcept nogil:
-    if connection.protocol == PROTOCOL_HTTP2:
-        if now > io.drain_from + GOAWAY_GRACE_NS and not connection.draining:
-            connection.draining = True
-            http2_shutdown(connection)
-            mark_dirty(io, connection)
-    elif connection.calls == NULL and connection.input.length == 0 and now > io.drain_from + IDLE_DRAIN_NS and now > connection.t_progress + IDLE_DRAIN_NS:
-        close_connection(io, connection)
-
-
-cdef void sweep(IoThread* io, uint64_t now) noexcept nogil:
-    cdef Connection* connection = io.connections
-    cdef Connection* following
-    while connection != NULL:
-        following = connection.next
-        if connection.lingering:
-            if now > connection.t_progress + LINGER_NS:
-                close_connection(io, connection)
-        elif connection.calls == NULL and now > connection.t_progress + io.shared.limits.idle_ns:
-            close_connection(io, connection)
-        elif connection.out.length and now > connection.t_progress + io.shared.limits.idle_ns:
-            close_connection(io, connection)            # it does not read what it asked for
-        elif connection.protocol == PROTOCOL_HTTP2:
-            sweep_http2(io, connection, now)
-        else:
-            sweep_http1(io, connection, now)
-        if connection.open and io.draining:
-            drain_connection(io, connection, now)
-        connection = following
-
-
-cdef void begin_drain(IoThread* io, uint64_t now) noexcept nogil:
-    """Take what the kernel has accepted for us already, then no more; ask the clients to go."""
-    cdef Connection* connection
-    io.draining = io.hooks.draining = True
-    io.drain_from = now
-    if io.listener_http >= 0:
-        accept_some(io, io.listener_http)
-        epoll_ctl(io.epoll, EPOLL_CTL_DEL, io.listener_http, NULL)
-    if io.listener_grpc >= 0:
-        accept_some(io, io.listener_grpc)
-        epoll_ctl(io.epoll, EPOLL_CTL_DEL, io.listener_grpc, NULL)
-    connection = io.connections
-    while connection != NULL:
-        if connection.protocol == PROTOCOL_HTTP2:
-            http2_announce_shutdown(connection)
-            mark_dirty(io, connection)
-        connection = connection.next
-
-
-cdef void tick(IoThread* io, uint64_t now) noexcept nogil:
-    if now >= io.next_second:
-        io.next_second = now + 1000000000
-        io.hooks.wall_ms = wall_ms()
-        imf_fixdate(io.hooks.date, sizeof(io.hooks.date))
-    if io.phase.load(memory_order_acquire) and not io.draining:
-        begin_drain(io, now)
-    if now >= io.next_sweep:
-        io.next_sweep = now + (SWEEP_NS // 10 if io.draining else SWEEP_NS)
-        sweep(io, now)
-    if io.deadlines != NULL:
-        dispatch_deadlines(io, now)
 
 
 # --- the loop -----------------------------------------------------------------------------------------------------------
@@ -485,14 +126,19 @@ cdef void handle_event(IoThread* io, epoll_event* event, uint8_t* buffer) noexce
                 read_connection(io, connection, buffer)
 
 
-cdef void flush_dirty(IoThread* io) noexcept nogil:
-    cdef Connection* connection
-    while io.dirty != NULL:
-        connection = io.dirty
-        io.dirty = connection.dirty_next
-        connection.dirty = False
-        if connection.open:
-            flush(io, connection)
+cdef void tick(IoThread* io, uint64_t now) noexcept nogil:
+    if now >= io.next_second:
+        io.next_second = now + 1000000000
+        io.hooks.wall_ms = wall_ms()
+        imf_fixdate(io.hooks.date, sizeof(io.hooks.date))
+    if io.phase.load(memory_order_acquire) and not io.draining:
+        begin_drain(io, now)
+    if now >= io.next_sweep:
+        io.next_sweep = now + (SWEEP_NS // 10 if io.draining else SWEEP_NS)
+        sweep(io, now)
+    if io.deadlines != NULL and now >= io.next_deadlines:
+        io.next_deadlines = now + DEADLINE_SWEEP_NS
+        dispatch_deadlines(io, now)
 
 
 cdef void run_turn(IoThread* io, epoll_event* events, int n, uint8_t* buffer) noexcept nogil:
@@ -617,7 +263,7 @@ cdef class Server:
         io.draining = False
         io.n_lent = 0
         io.turn_calls = 0
-        io.drain_from = io.next_sweep = io.next_second = io.poll_again = 0
+        io.drain_from = io.next_deadlines = io.next_sweep = io.next_second = io.poll_again = 0
         io.gap_ns = 4 * self.shared.busy_poll_ns
         io.phase.store(0)
         io.reader.turn.store(0)

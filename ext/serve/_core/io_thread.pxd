@@ -61,6 +61,7 @@ cdef cppclass IoThread:
     uint64_t drain_from
     uint64_t drain_until
     uint64_t next_sweep
+    uint64_t next_deadlines
     uint64_t next_second
     uint64_t turn_calls                 # calls that the last turn with any brought
     uint64_t gap_ns                     # moving average of the gaps between events

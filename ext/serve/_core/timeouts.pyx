@@ -1,0 +1,104 @@
+from libc.stdint cimport uint64_t
+
+from serve._core.call cimport *
+from serve._core.connection_io cimport accept_some, close_connection
+from serve._core.dispatch cimport mark_dirty
+from serve._core.failure cimport REQUEST_TIMEOUT
+from serve._core.http1_server cimport http1_refuse
+from serve._core.http2 cimport http2_announce_shutdown, http2_answer, http2_shutdown
+from serve._core.posix cimport EPOLL_CTL_DEL, epoll_ctl
+
+cdef enum:
+    LINGER_NS = 2000000000          # how long the peer may take to read our last answer
+    BODY_GRACE_NS = 5000000000      # before the body rate counts
+    GOAWAY_GRACE_NS = 100000000
+    IDLE_DRAIN_NS = 300000000       # a client may be sending on a connection that looks idle to us
+
+
+cdef bint body_too_slow(IoThread* io, uint64_t since, size_t received, uint64_t now) noexcept nogil:
+    cdef uint64_t elapsed = now - since if now > since else 0
+    if elapsed < BODY_GRACE_NS:
+        return False
+    return received < io.shared.limits.min_body_rate * (elapsed // 1000000) // 1000
+
+
+cdef void sweep_http1(IoThread* io, Connection* connection, uint64_t now) noexcept nogil:
+    cdef Call* call = connection.receiving
+    if connection.closing:
+        return
+    if connection.t_head and now > connection.t_head + io.shared.limits.header_ns:
+        if connection.input.length == 0:                # nothing was sent at all: nobody to answer
+            close_connection(io, connection)
+            return
+        connection.t_head = 0
+        http1_refuse(connection, 408, b"the header did not arrive in time")
+        mark_dirty(io, connection)
+    elif call != NULL and not call.ended and body_too_slow(io, connection.t_body, connection.body_received, now):
+        call.keep_alive = False
+        call_refuse(call, REQUEST_TIMEOUT, b"the body arrives too slowly")
+        mark_dirty(io, connection)
+
+
+cdef void sweep_http2(IoThread* io, Connection* connection, uint64_t now) noexcept nogil:
+    cdef Call* call = connection.calls
+    while call != NULL:
+        if (call.kind == CALL_INFER or call.kind == CALL_CONTROL and not call.is_grpc) and not call.half_closed and not call.ended \
+                and body_too_slow(io, call.t_received, call.body.length, now):
+            call_refuse(call, REQUEST_TIMEOUT, b"the body arrives too slowly")
+            call.kind = CALL_REFUSED
+            http2_answer(call)
+            mark_dirty(io, connection)
+        elif call.kind == CALL_UNROUTED and now > call.t_received + io.shared.limits.header_ns:
+            close_connection(io, connection)            # its header block never ends
+            return
+        call = call.next
+
+
+cdef void drain_connection(IoThread* io, Connection* connection, uint64_t now) noexcept nogil:
+    if connection.protocol == PROTOCOL_HTTP2:
+        if now > io.drain_from + GOAWAY_GRACE_NS and not connection.draining:
+            connection.draining = True
+            http2_shutdown(connection)
+            mark_dirty(io, connection)
+    elif connection.calls == NULL and connection.input.length == 0 and now > io.drain_from + IDLE_DRAIN_NS and now > connection.t_progress + IDLE_DRAIN_NS:
+        close_connection(io, connection)
+
+
+cdef void sweep(IoThread* io, uint64_t now) noexcept nogil:
+    cdef Connection* connection = io.connections
+    cdef Connection* following
+    while connection != NULL:
+        following = connection.next
+        if connection.lingering:
+            if now > connection.t_progress + LINGER_NS:
+                close_connection(io, connection)
+        elif connection.calls == NULL and now > connection.t_progress + io.shared.limits.idle_ns:
+            close_connection(io, connection)
+        elif connection.out.length and now > connection.t_progress + io.shared.limits.idle_ns:
+            close_connection(io, connection)            # it does not read what it asked for
+        elif connection.protocol == PROTOCOL_HTTP2:
+            sweep_http2(io, connection, now)
+        else:
+            sweep_http1(io, connection, now)
+        if connection.open and io.draining:
+            drain_connection(io, connection, now)
+        connection = following
+
+
+cdef void begin_drain(IoThread* io, uint64_t now) noexcept nogil:
+    """Take what the kernel has accepted for us already, then no more; ask the clients to go."""
+    cdef Connection* connection
+    io.draining = io.hooks.draining = True
+    io.drain_from = now
+    if io.listener_http >= 0:
+        accept_some(io, io.listener_http)
+        epoll_ctl(io.epoll, EPOLL_CTL_DEL, io.listener_http, NULL)
+    if io.listener_grpc >= 0:
+        accept_some(io, io.listener_grpc)
+        epoll_ctl(io.epoll, EPOLL_CTL_DEL, io.listener_grpc, NULL)
+    connection = io.connections
+    while connection != NULL:
+        if connection.protocol == PROTOCOL_HTTP2:
+            http2_announce_shutdown(connection)
+            mark_dirty(io, connection)
+        connection = connection.next
