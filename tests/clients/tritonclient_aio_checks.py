@@ -33,10 +33,10 @@ async def check_health_and_metadata(session: Session) -> None:
         assert await client.is_server_ready() is True
         assert await client.is_model_ready("mlp") is True
         assert await client.is_model_ready("absent") is False
-        for call, arguments in ((client.get_server_metadata, ()), (client.get_model_metadata, ("mlp",)), (client.get_model_config, ("mlp",)),
-                                (client.get_inference_statistics, ("mlp",)), (client.get_model_repository_index, ()),
-                                (client.get_log_settings, ())):
-            assert await call(*arguments), call
+        for call in (client.get_server_metadata, client.get_model_repository_index, client.get_log_settings):
+            assert await call(), call
+        for call in (client.get_model_metadata, client.get_model_config, client.get_inference_statistics):
+            assert await call("mlp"), call
 
 
 async def check_load_and_unload(session: Session) -> None:
@@ -71,7 +71,8 @@ async def check_errors(session: Session) -> None:
         error = await raised_by(client.infer("absent", [session.input(FLOATS)]))
         assert error.message().startswith("Request for unknown model: 'absent' is not found")
         assert "shape" in (await raised_by(client.infer("scores", [session.input(FLOATS[:, :3])]))).message()
-        assert "timeout expired" in (await raised_by(client.infer("waits", [session.input(np.ones(1, np.float32))], timeout=20_000))).message()
+        expired = await raised_by(client.infer("waits", [session.input(np.ones(1, np.float32))], timeout=20_000))
+        assert "timeout expired" in expired.message()
         assert same((await client.infer("scores", [session.input(FLOATS)])).as_numpy("y"), FLOATS)
 
 

@@ -40,7 +40,8 @@ def check_json_in_and_out(client: Any) -> None:
 
 def check_json_in_binary_out(client: Any) -> None:
     x = _json_values("INT64")
-    result = client.infer("identity_int64", [_input(x, "INT64", binary=False)], outputs=[library.InferRequestedOutput("y", binary_data=True)])
+    outputs = [library.InferRequestedOutput("y", binary_data=True)]
+    result = client.infer("identity_int64", [_input(x, "INT64", binary=False)], outputs=outputs)
     assert result.get_output("y")["parameters"]["binary_data_size"] == x.nbytes
     assert same(result.as_numpy("y"), x)
 
@@ -57,7 +58,8 @@ def check_mixed_forms_in_one_request(client: Any) -> None:
 
 def check_bytes_that_are_not_text_need_binary(client: Any) -> None:
     x = np.array([[b"\xff\xfe"]], np.object_)
-    error = raised(lambda: client.infer("identity_bytes", [_input(x, "BYTES")], outputs=[library.InferRequestedOutput("y", binary_data=False)]))
+    outputs = [library.InferRequestedOutput("y", binary_data=False)]
+    error = raised(lambda: client.infer("identity_bytes", [_input(x, "BYTES")], outputs=outputs))
     assert error.status() == "400"
     assert "binary" in error.message()
 
@@ -73,7 +75,8 @@ def check_compressed_requests_and_responses(client: Any) -> None:
 def check_response_is_really_compressed(client: Any) -> None:
     body, json_length = library.InferenceServerClient.generate_request_body([_input(PACKABLE, "FP32")])
     for algorithm, unpack in (("gzip", gzip.decompress), ("deflate", zlib.decompress)):
-        response = client._post("v2/models/identity_fp32/infer", body, {"Inference-Header-Content-Length": json_length, "Accept-Encoding": algorithm}, None)
+        headers = {"Inference-Header-Content-Length": json_length, "Accept-Encoding": algorithm}
+        response = client._post("v2/models/identity_fp32/infer", body, headers, None)
         assert response.get("Content-Encoding") == algorithm
         packed = response.read()
         assert len(packed) < PACKABLE.nbytes // 3

@@ -58,7 +58,8 @@ def test_large_post_that_expects_100_continue(server: RunningServer, version: st
     sent, received = tmp_path / "sent", tmp_path / "received"
     sent.write_bytes(body)
     fields = [argument for name, value in headers.items() for argument in ("-H", f"{name}: {value}")]
-    _curl(version, f"{server.url}/v2/models/identity_fp32/infer", *fields, "-H", "Expect: 100-continue", "--data-binary", f"@{sent}", "-o", received)
+    _curl(version, f"{server.url}/v2/models/identity_fp32/infer", *fields, "-H", "Expect: 100-continue", "--data-binary", f"@{sent}",
+          "-o", received)
     assert received.read_bytes().endswith(x.tobytes())
 
 
@@ -80,7 +81,8 @@ def test_head_and_options(server: RunningServer, version: str) -> None:
     assert "allow: post" in options
 
 
-@pytest.mark.parametrize("version", ["--http1.1", "--http2"])      # curl before 8.0 breaks on reusing its own HTTP/2 connection (curl #10634)
+# Not over HTTP/2: curl before 8.0 breaks on using its own connection again (curl #10634).
+@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
 def test_several_requests_on_one_connection(server: RunningServer, version: str) -> None:
     said = _curl(version, *[f"{server.url}/v2/health/live"] * 5, "-w", "%{num_connects}\n")
     assert sum(int(line.rpartition(b"}")[2]) for line in said.splitlines()) == 1
@@ -102,8 +104,9 @@ def test_grpc_by_curl(server: RunningServer, tmp_path: Path) -> None:
     """gRPC is HTTP/2 and a prefix of five bytes."""
     message = grpc_request()
     headers = tmp_path / "headers"
-    said = _curl("--http2-prior-knowledge", f"{server.url}/inference.GRPCInferenceService/ModelInfer", "-H", "content-type: application/grpc",
-                 "-H", "te: trailers", "--data-binary", "@-", "-D", headers, sent=b"\x00" + len(message).to_bytes(4, "big") + message)
+    said = _curl("--http2-prior-knowledge", f"{server.url}/inference.GRPCInferenceService/ModelInfer", "-H", "te: trailers",
+                 "-H", "content-type: application/grpc", "--data-binary", "@-", "-D", headers,
+                 sent=b"\x00" + len(message).to_bytes(4, "big") + message)
     assert said.endswith(FLOATS.tobytes())
     assert "grpc-status: 0" in headers.read_text()
 
@@ -121,5 +124,6 @@ def test_nghttp(server: RunningServer, tmp_path: Path) -> None:
 
 def test_nghttp_upgrade_is_not_taken_up(server: RunningServer) -> None:
     """RFC 9113 dropped the upgrade from HTTP/1.1: the request is answered as if it had not been asked for."""
-    said = _curl("-H", "Connection: Upgrade, HTTP2-Settings", "-H", "Upgrade: h2c", "-H", "HTTP2-Settings: AAMAAABkAAQAAP__", f"{server.url}/v2/health/live")
+    said = _curl("-H", "Connection: Upgrade, HTTP2-Settings", "-H", "Upgrade: h2c", "-H", "HTTP2-Settings: AAMAAABkAAQAAP__",
+                 f"{server.url}/v2/health/live")
     assert json.loads(said)["live"] is True

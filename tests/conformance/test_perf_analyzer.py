@@ -29,7 +29,8 @@ def test_measures(server: RunningServer, protocol: str, options: list[str]) -> N
     throughput = re.search(r"Throughput: ([\d.]+) infer/sec", done.stdout)
     assert throughput is not None, done.stdout
     assert float(throughput[1]) > 0
-    served = re.search(r"Server:.*?Inference count: (\d+).*?Execution count: (\d+).*?Successful request count: (\d+)", done.stdout, re.DOTALL)
+    counts = r"Server:.*?Inference count: (\d+).*?Execution count: (\d+).*?Successful request count: (\d+)"
+    served = re.search(counts, done.stdout, re.DOTALL)
     assert served is not None, done.stdout
     inferences, executions, requests = map(int, served.groups())
     rows = 8 if "-b" in options else 1

@@ -1,5 +1,6 @@
 """A server in this process over loopback sockets, and small clients that send and read plain bytes."""
 
+import contextlib
 import json
 import os
 import select
@@ -246,6 +247,7 @@ class H2Client:
         self.resets: dict[int, int] = {}
         self.goaway: int | None = None
         self.closed = False
+        self.received = b""
         if preface:
             self.h2.initiate_connection()
             self.h2.increment_flow_control_window(1 << 30)
@@ -265,15 +267,15 @@ class H2Client:
         return self.open(path, ("content-type", "application/grpc"), ("te", "trailers"), *fields)
 
     def data(self, stream: int, body: bytes, *, end: bool = True) -> None:
-        """As flow control lets it."""
-        while True:
+        """As flow control lets it, and until the server says that it wants no more."""
+        while stream not in self.ended and stream not in self.resets:
             n = min(len(body), self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size)
             self.h2.send_data(stream, body[:n], end_stream=end and n == len(body))
             self.flush()
             body = body[n:]
             if not body:
                 return
-            while self.h2.local_flow_control_window(stream) == 0:
+            while stream not in self.resets and self.h2.local_flow_control_window(stream) == 0:
                 self.pump()
 
     def grpc(self, body: bytes, path: str = GRPC_INFER, *fields: tuple[str, str]) -> int:
@@ -288,9 +290,14 @@ class H2Client:
         if not data:
             self.closed = True
             return
-        for event in self.h2.receive_data(data):
-            self.note(event)
-        self.flush()
+        self.received += data
+        # Frame by frame: what follows GOAWAY counts as well, see note.
+        while len(self.received) >= 9 and len(self.received) >= (length := 9 + int.from_bytes(self.received[:3], "big")):
+            one, self.received = self.received[:length], self.received[length:]
+            for event in self.h2.receive_data(one):
+                self.note(event)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):        # the server may have closed behind what it said
+            self.flush()
 
     def note(self, event: h2.events.Event) -> None:
         match event:
@@ -309,11 +316,14 @@ class H2Client:
                 self.resets[stream] = int(code or 0)
             case h2.events.ConnectionTerminated(error_code=code):
                 self.goaway = int(code or 0)
+                # h2 takes GOAWAY for the end; the streams that it covers go on (RFC 9113, 6.8).
+                self.h2.state_machine.state = h2.connection.ConnectionState.CLIENT_OPEN
             case _:
                 pass
 
     def read(self, stream: int) -> Answer:
         """The answer of a stream that ends."""
+        self.flush()
         while stream not in self.ended and stream not in self.resets:
             assert not self.closed, f"closed before stream {stream} was answered; GOAWAY {self.goaway}"
             self.pump()

@@ -60,7 +60,7 @@ def test_paths_of_an_inference(served: tuple[Loopback, NativeVersion], path: str
     ("GET", "/v2/models/%C3%A4%20b/infer"), ("PUT", "/v2/models/%C3%A4%20b/infer"), ("POST", "/v2/models//versions//infer"),
     ("POST", "/v2/models/a/versions/1/2/infer"), ("POST", "/v2/models/a/versions/infer"), ("POST", "/v2/models/a%2/infer"),
     ("POST", "/v2/models/a%zz/infer"), ("POST", "/v2/models/a%/infer"), ("POST", "/v2/models/infer"), ("POST", "/v2/models/a/infer/"),
-    ("POST", "/v2/models/a/b/infer"), ("POST", "/v1/models/a/infer"), ("POST", "/v2/health/live"), ("HEAD", "/v2/health/live"),
+    ("POST", "/v2/models/a/b/infer"), ("POST", "/v1/models/a/infer"), ("POST", "/v2/health/live"), ("HEAD", "/v2/health/ready"),
     ("GET", "/v2/health/live/"), ("GET", "/v2/health/ready"), ("OPTIONS", "*"), ("GET", "/"),
 ])
 def test_everything_else_over_http_is_pythons(served: tuple[Loopback, NativeVersion], method: str, path: str) -> None:

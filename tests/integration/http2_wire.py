@@ -85,7 +85,7 @@ class Http2Connection:
         return stream_id
 
     def send(self, stream_id: int, data: bytes, end: bool = True, padding: int | None = None) -> None:
-        """DATA in pieces that the windows and the frame size allow, waiting for window updates where they do not."""
+        """DATA, not empty, in pieces that the windows and the frame size allow; waits for window updates where they do not."""
         while data:
             room = min(self.h2.local_flow_control_window(stream_id) - (padding + 1 if padding is not None else 0),
                        self.h2.max_outbound_frame_size - 300)
@@ -96,9 +96,6 @@ class Http2Connection:
                 continue
             piece, data = data[:room], data[room:]
             self.h2.send_data(stream_id, piece, end_stream=end and not data, pad_length=padding)
-            self.flush()
-        if end and self.h2.streams[stream_id].open and not self.h2.streams[stream_id].state_machine.state.name.startswith("HALF_CLOSED_LOCAL"):
-            self.h2.end_stream(stream_id)
             self.flush()
 
     def request(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Stream:

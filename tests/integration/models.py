@@ -1,6 +1,7 @@
 """The repository that the tests under tests/integration and tests/conformance serve: small models whose answers are obvious."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -56,8 +57,8 @@ def _configure(root: Path, name: str, config: dict[str, object]) -> None:
 
 def scaled(path: Path, factor: float) -> Path:
     """y = factor * x, FP32 [batch, 2]."""
-    return onnx_models.single_node(path, "Mul", [onnx_models.info("x", "FP32", ["batch", 2])], [onnx_models.info("y", "FP32", ["batch", 2])],
-                                   [numpy_helper.from_array(np.array(factor, np.float32), "factor")])
+    x, y = (onnx_models.info(name, "FP32", ["batch", 2]) for name in "xy")
+    return onnx_models.single_node(path, "Mul", [x], [y], [numpy_helper.from_array(np.array(factor, np.float32), "factor")])
 
 
 def slow(path: Path) -> Path:
@@ -65,12 +66,14 @@ def slow(path: Path) -> Path:
 
     The few hundred are what the server measures when it warms the model up: too long to be run on an I/O thread.
     """
+    def value(name: str, kind: int, shape: list[int]) -> Any:
+        return helper.make_tensor_value_info(name, kind, shape)
+
     matrix = numpy_helper.from_array(np.eye(64, dtype=np.float32), "matrix")
     body = helper.make_graph(
-        [helper.make_node("Identity", ["keep_going"], ["still"]), helper.make_node("MatMul", ["at", "matrix"], ["next"])],
-        "body", [helper.make_tensor_value_info("trip", TensorProto.INT64, []), helper.make_tensor_value_info("keep_going", TensorProto.BOOL, []),
-                 helper.make_tensor_value_info("at", TensorProto.FLOAT, [64, 64])],
-        [helper.make_tensor_value_info("still", TensorProto.BOOL, []), helper.make_tensor_value_info("next", TensorProto.FLOAT, [64, 64])])
+        [helper.make_node("Identity", ["keep_going"], ["still"]), helper.make_node("MatMul", ["at", "matrix"], ["next"])], "body",
+        [value("trip", TensorProto.INT64, []), value("keep_going", TensorProto.BOOL, []), value("at", TensorProto.FLOAT, [64, 64])],
+        [value("still", TensorProto.BOOL, []), value("next", TensorProto.FLOAT, [64, 64])])
     nodes = [helper.make_node("Add", ["trips", "least"], ["all"]), helper.make_node("Squeeze", ["all"], ["count"]),
              helper.make_node("Loop", ["count", "always", "matrix"], ["y"], body=body)]
     return onnx_models.save(path, nodes, [onnx_models.info("trips", "INT64", [1])], [onnx_models.info("y", "FP32", [64, 64])],

@@ -59,7 +59,8 @@ def running_server(repository: Path, folder: Path, *flags: str) -> Iterator[Runn
     log = folder / "server.log"
     command = [sys.executable, "-m", "serve.cli", "serve", str(repository), "--state-dir", str(folder / "state"), "--log-format", "json",
                "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--admin-port", "0", *flags]
-    with log.open("w", encoding="utf-8") as sink, subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=sink, text=True) as process:
+    with (log.open("w", encoding="utf-8") as sink,
+          subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=sink, text=True) as process):
         try:
             yield RunningServer(process, repository, log, _read_ports(process, log))
             process.send_signal(signal.SIGTERM)

@@ -6,7 +6,8 @@ import pytest
 from serve.protocol import messages
 from tests.integration.bad_inputs import GRPC, HTTP, Bad, BadCall
 from tests.integration.http1_wire import Http1Connection
-from tests.integration.http2_wire import Http2Connection
+from tests.integration.http2_wire import GRPC as GRPC_HEADERS
+from tests.integration.http2_wire import Http2Connection, framed
 from tests.integration.payloads import FLOATS, INFER, grpc_answer, grpc_request, json_request
 from tests.integration.running_server import RunningServer
 
@@ -54,11 +55,9 @@ def test_over_grpc(server: RunningServer, bad: BadCall) -> None:
 @pytest.mark.parametrize("bad", [bad for bad in GRPC if bad.method == "ModelInfer"], ids=lambda bad: bad.name)
 def test_over_a_grpc_stream(server: RunningServer, bad: BadCall) -> None:
     """The error is an answer of its own; the stream goes on."""
-    from tests.integration.http2_wire import GRPC as HEADERS
-    from tests.integration.http2_wire import framed
-
+    path, body = "/inference.GRPCInferenceService/ModelStreamInfer", framed(bad.message) + framed(grpc_request())
     with Http2Connection(server.grpc) as connection:
-        stream = connection.request("POST", "/inference.GRPCInferenceService/ModelStreamInfer", framed(bad.message) + framed(grpc_request()), HEADERS)
+        stream = connection.request("POST", path, body, GRPC_HEADERS)
         assert stream.grpc_status == 0
         refused, served = map(messages.ModelStreamInferResponse.FromString, stream.messages())
         assert bad.text in refused.error_message

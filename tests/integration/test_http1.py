@@ -130,7 +130,8 @@ def test_what_is_not_http_is_told_so_and_closed(server: RunningServer, request_l
 ])
 def test_framing_that_could_be_read_in_two_ways_is_refused(server: RunningServer, fields: bytes) -> None:
     with Http1Connection(server.http) as connection:
-        connection.send(b"POST " + INFER.encode() + b" HTTP/1.1\r\nHost: test\r\n" + fields + b"\r\nabcdeGET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        smuggled = b"abcdeGET / HTTP/1.1\r\nHost: test\r\n\r\n"
+        connection.send(b"POST " + INFER.encode() + b" HTTP/1.1\r\nHost: test\r\n" + fields + b"\r\n" + smuggled)
         answer = connection.response()
         assert answer.status in (400, 501)
         assert answer.headers["connection"] == "close"

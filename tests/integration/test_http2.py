@@ -219,19 +219,19 @@ def test_answers_before_the_request_has_ended(server: RunningServer) -> None:
 
 
 @pytest.mark.parametrize(("frame", "code"), [
-    (b"\x00\x00\x00\x00\x00\x00\x00\x00\x00", ErrorCodes.PROTOCOL_ERROR),                                         # DATA on stream 0
-    (b"\x00\x00\x05\x00\x00\x00\x00\x00\x09hello", ErrorCodes.PROTOCOL_ERROR),                                    # DATA on an idle stream
-    (b"\x00\x00\x04\x01\x04\x00\x00\x00\x02\x82\x84\x86\x41", ErrorCodes.PROTOCOL_ERROR),                         # HEADERS on an even stream
-    (b"\x00\x00\x04\x01\x04\x00\x00\x00\x01\xff\xff\xff\xff", ErrorCodes.COMPRESSION_ERROR),                      # HPACK that is none
-    (b"\x00\x00\x03\x06\x00\x00\x00\x00\x00abc", ErrorCodes.FRAME_SIZE_ERROR),                                    # PING of 3 bytes
-    (b"\x00\x00\x04\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00", ErrorCodes.PROTOCOL_ERROR),                         # WINDOW_UPDATE by 0
-    (b"\x00\x00\x04\x08\x00\x00\x00\x00\x00\x7f\xff\xff\xff", ErrorCodes.FLOW_CONTROL_ERROR),                     # window over 2^31
-    (b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x05", ErrorCodes.PROTOCOL_ERROR),                 # ENABLE_PUSH 5
-    (b"\x00\x00\x05\x04\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00", ErrorCodes.FRAME_SIZE_ERROR),                   # SETTINGS of 5 bytes
-    (b"\x00\x00\x04\x09\x04\x00\x00\x00\x01abcd", ErrorCodes.PROTOCOL_ERROR),                                     # CONTINUATION of nothing
-    (b"\x7f\xff\xff\x00\x00\x00\x00\x00\x01", ErrorCodes.FRAME_SIZE_ERROR),                                       # a frame of 8 MiB
-    (b"\x00\x00\x04\x03\x00\x00\x00\x00\x07\x00\x00\x00\x00", ErrorCodes.PROTOCOL_ERROR),                         # RST_STREAM, idle stream
-    (b"\x00\x00\x05\x05\x04\x00\x00\x00\x01\x00\x00\x00\x02\x82", ErrorCodes.PROTOCOL_ERROR),                     # PUSH_PROMISE by a client
+    (b"\x00\x00\x00\x00\x00\x00\x00\x00\x00", ErrorCodes.PROTOCOL_ERROR),   # DATA on stream 0
+    (b"\x00\x00\x05\x00\x00\x00\x00\x00\x09hello", ErrorCodes.PROTOCOL_ERROR),   # DATA on an idle stream
+    (b"\x00\x00\x04\x01\x04\x00\x00\x00\x02\x82\x84\x86\x41", ErrorCodes.PROTOCOL_ERROR),   # HEADERS on an even stream
+    (b"\x00\x00\x04\x01\x04\x00\x00\x00\x01\xff\xff\xff\xff", ErrorCodes.COMPRESSION_ERROR),   # HPACK that is none
+    (b"\x00\x00\x03\x06\x00\x00\x00\x00\x00abc", ErrorCodes.FRAME_SIZE_ERROR),   # PING of 3 bytes
+    (b"\x00\x00\x04\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00", ErrorCodes.PROTOCOL_ERROR),   # WINDOW_UPDATE by 0
+    (b"\x00\x00\x04\x08\x00\x00\x00\x00\x00\x7f\xff\xff\xff", ErrorCodes.FLOW_CONTROL_ERROR),   # window over 2^31
+    (b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x05", ErrorCodes.PROTOCOL_ERROR),   # ENABLE_PUSH 5
+    (b"\x00\x00\x05\x04\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00", ErrorCodes.FRAME_SIZE_ERROR),   # SETTINGS of 5 bytes
+    (b"\x00\x00\x04\x09\x04\x00\x00\x00\x01abcd", ErrorCodes.PROTOCOL_ERROR),   # CONTINUATION of nothing
+    (b"\x7f\xff\xff\x00\x00\x00\x00\x00\x01", ErrorCodes.FRAME_SIZE_ERROR),   # a frame of 8 MiB
+    (b"\x00\x00\x04\x03\x00\x00\x00\x00\x07\x00\x00\x00\x00", ErrorCodes.PROTOCOL_ERROR),   # RST_STREAM, idle stream
+    (b"\x00\x00\x05\x05\x04\x00\x00\x00\x01\x00\x00\x00\x02\x82", ErrorCodes.PROTOCOL_ERROR),   # PUSH_PROMISE by a client
 ])
 def test_illegal_frames_end_the_connection_and_nothing_else(server: RunningServer, frame: bytes, code: ErrorCodes) -> None:
     with Http2Connection(server.http) as connection:
@@ -284,13 +284,11 @@ def test_endless_continuations_end_the_connection(server: RunningServer) -> None
     """CVE-2024-27316: headers that never end must not be collected without bound."""
     with Http2Connection(server.http) as connection:
         block = connection.h2.encoder.encode([(":method", "GET"), (":scheme", "http"), (":path", LIVE), (":authority", "test")])
-        with pytest.raises(OSError):    # noqa: PT012 - the server hangs up somewhere in the middle
-            connection.socket.sendall(frames.HeadersFrame(1, block).serialize())
-            for _ in range(5000):
+        connection.socket.sendall(frames.HeadersFrame(1, block).serialize())
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            for _ in range(100_000):
                 piece = connection.h2.encoder.encode([("x-filler", "y" * 1000)])
                 connection.socket.sendall(frames.ContinuationFrame(1, piece).serialize())
-            connection.is_closed()
-            raise ConnectionResetError
     _check_unharmed(server.http)
 
 

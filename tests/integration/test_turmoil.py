@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import random
 import shutil
 import threading
@@ -21,7 +20,6 @@ from tests.integration.http2_wire import GRPC, Http2Connection, framed
 from tests.integration.payloads import FLOATS, INFER, grpc_answer, grpc_request, json_request
 from tests.integration.running_server import RunningServer, running_server
 
-SECONDS = float(os.environ.get('TURMOIL_S', 3))
 Action = Callable[[RunningServer, random.Random], None]
 
 
@@ -116,14 +114,15 @@ def turmoil_server(repository: Path, tmp_path: Path, request: pytest.FixtureRequ
         yield running
 
 
-def test_turmoil(turmoil_server: RunningServer) -> None:
+@pytest.mark.parametrize("seconds", [3.0, pytest.param(60.0, marks=[pytest.mark.slow, pytest.mark.timeout(120)])])
+def test_turmoil(turmoil_server: RunningServer, seconds: float) -> None:
     server = turmoil_server
     with contextlib.suppress(FileExistsError):
         shutil.copytree(server.repository / "scaled", server.repository / "moving")
     worker = server.worker()
     before = worker.memory_info().rss
     failures: list[BaseException] = []
-    until = time.monotonic() + SECONDS
+    until = time.monotonic() + seconds
     work = [ACTIONS] * 6 + [[_move]]
     threads = [threading.Thread(target=_work, args=(server, actions, seed, until, failures)) for seed, actions in enumerate(work)]
     for thread in threads:

@@ -6,11 +6,12 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 from serve._core.batch_queue cimport Bucket, MAX_BATCH_REQUESTS, choose, has_work, log2_up, pool_finish, take
-from serve._core.call cimport Mailbox, Request, mailbox_post
+from serve._core.call cimport Mailbox, Request
 from serve._core.counters cimport counter_add, counter_read, counter_set
 from serve._core.failure cimport DEADLINE_EXCEEDED, OK, UNAVAILABLE, fail
 from serve._core.histogram cimport size_histogram_add
 from serve._core.infer cimport infer_encode
+from serve._core.mailbox cimport mailbox_post
 from serve._core.posix cimport *
 from serve._core.runner cimport RunTimes, runner_run
 from serve._core.tensors cimport Tensor

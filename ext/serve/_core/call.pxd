@@ -270,11 +270,3 @@ cdef Request* request_new(CallPool* pool) noexcept nogil
 cdef void request_free(CallPool* pool, Request* request) noexcept nogil
 cdef void pool_clear(CallPool* pool) noexcept nogil
 cdef void call_attach(Call* call, Request* request) noexcept nogil
-cdef Frame* frame_new(ControlCall* control, int kind) noexcept nogil
-cdef void frame_free(Frame* frame) noexcept nogil
-
-cdef int mailbox_init(Mailbox* mailbox) noexcept nogil
-cdef void mailbox_post(Mailbox* mailbox, Request* first, Request* last) noexcept nogil
-cdef void mailbox_post_frame(Mailbox* mailbox, Frame* frame) noexcept nogil
-cdef Request* mailbox_take(Mailbox* mailbox) noexcept nogil                         # oldest first
-cdef Frame* mailbox_take_frames(Mailbox* mailbox) noexcept nogil                    # oldest first

@@ -5,7 +5,7 @@ from libc.string cimport memcmp
 
 from serve._core.call cimport *
 from serve._core.counters cimport counter_acquire, counter_add, counter_publish, counter_read
-from serve._core.dispatch cimport mark_dirty
+from serve._core.answering cimport mark_dirty
 from serve._core.http1_server cimport (MAX_PIPELINE, http1_close, http1_direct, http1_flush, http1_is_due, http1_receive,
                                        http1_received_direct, http1_resume)
 from serve._core.http2 cimport http2_announce_shutdown, http2_close, http2_fill, http2_is_done, http2_open, http2_receive

@@ -2,8 +2,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport calloc, free
 
-from serve._core.call cimport (FRAME_CANCEL, FRAME_END, FRAME_HALF_CLOSE, FRAME_MESSAGE, FRAME_OPEN, FRAME_RELEASE, FRAME_RESPONSE, frame_free,
-                               frame_new, mailbox_post_frame)
+from serve._core.call cimport (FRAME_CANCEL, FRAME_END, FRAME_HALF_CLOSE, FRAME_MESSAGE, FRAME_OPEN, FRAME_RELEASE, FRAME_RESPONSE)
+from serve._core.mailbox cimport frame_free, frame_new, mailbox_post_frame
 from serve._core.memory cimport Buffer, buffer_append
 from serve._core.posix cimport EFD_CLOEXEC, EFD_NONBLOCK, close, drain, eventfd, mutex_destroy, mutex_init, mutex_lock, mutex_unlock, wake
 
@@ -97,7 +97,7 @@ cdef class Exchange:
 
     @property
     def events(self):
-        """Called with ("message", bytes), ("half_close", b"") or ("cancel", b""); set by the control plane. What came before is handed over then."""
+        """Set by the control plane, called with ("message", bytes), ("half_close", b"") or ("cancel", b""); what came before is told then."""
         return self.sink
 
     @events.setter

@@ -135,6 +135,17 @@ cdef int on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* us
     return 0
 
 
+cdef int on_frame_sent(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept nogil:
+    """An answer that is complete before its request: the client may stop sending (RFC 9113, 8.1), and the stream does not stay half open."""
+    cdef Call* call
+    if not frame.hd.flags & NGHTTP2_FLAG_END_STREAM or frame.hd.type != NGHTTP2_DATA and frame.hd.type != NGHTTP2_HEADERS:
+        return 0
+    call = call_of(session, frame.hd.stream_id)
+    if call != NULL and not call.half_closed:
+        nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_NO_ERROR)
+    return 0
+
+
 cdef int on_stream_close(nghttp2_session* session, int32_t stream_id, uint32_t code, void* user) noexcept nogil:
     cdef Call* call = call_of(session, stream_id)
     if call != NULL:
@@ -284,6 +295,7 @@ cdef int http2_init(Hooks* hooks) noexcept nogil:
     nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header)
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data_chunk)
     nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame)
+    nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, on_frame_sent)
     nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close)
     hooks.callbacks = callbacks
     return 0

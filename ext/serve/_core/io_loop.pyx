@@ -8,18 +8,22 @@ from libc.string cimport memset
 from libcpp.atomic cimport memory_order_acquire, memory_order_relaxed, memory_order_release, memory_order_seq_cst
 
 from serve._core.access_log cimport AccessRing, access_drain, access_ring_free, access_ring_new
+from serve._core.answering cimport mark_dirty
 from serve._core.batcher cimport batch_destroy, batch_init
 from serve._core.call cimport *
 from serve._core.connection_io cimport IN_SIZE, accept_some, bury, close_connection, flush_dirty, read_connection
 from serve._core.control_queue cimport ControlQueue
 from serve._core.copies cimport COUNTS_COPIES
 from serve._core.counters cimport counter_acquire, counter_add, counter_read
-from serve._core.dispatch cimport dispatch_deadlines, dispatch_done, dispatch_frame, dispatch_init, dispatch_pending, mark_dirty
+from serve._core.dispatch cimport dispatch_init
 from serve._core.http2 cimport http2_destroy, http2_init
 from serve._core.ids cimport seed_random
+from serve._core.inference cimport dispatch_deadlines, dispatch_done, dispatch_pending
 from serve._core.io_thread cimport IoCounters, IoThread, Shared
+from serve._core.mailbox cimport mailbox_init, mailbox_take, mailbox_take_frames
 from serve._core.model_table cimport ModelTable
 from serve._core.posix cimport *
+from serve._core.slow_call cimport dispatch_frame
 from serve._core.timeouts cimport begin_drain, sweep
 
 from serve._core.batcher import stop_all as stop_pools

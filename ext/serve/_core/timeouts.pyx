@@ -2,7 +2,7 @@ from libc.stdint cimport uint64_t
 
 from serve._core.call cimport *
 from serve._core.connection_io cimport accept_some, close_connection
-from serve._core.dispatch cimport mark_dirty
+from serve._core.answering cimport mark_dirty
 from serve._core.failure cimport REQUEST_TIMEOUT
 from serve._core.http1_server cimport http1_refuse
 from serve._core.http2 cimport http2_announce_shutdown, http2_answer, http2_shutdown

@@ -280,7 +280,8 @@ def test_every_route_is_reached_by_its_verb_alone(http: HttpApi, models: FakeMod
 @pytest.mark.parametrize(("method", "path", "allow"), [
     ("POST", "/v2", "GET, HEAD"), ("PUT", "/v2/logging", "GET, HEAD, POST"), ("GET", "/v2/repository/index", "POST"),
     ("GET", "/v2/models/digits/infer", "POST"),
-    ("GET", "/v2/models/digits/versions/1/infer", "POST"), ("DELETE", "/v2/models/digits", "GET, HEAD"), ("POST", "/v2/health/ready", "GET, HEAD"),
+    ("GET", "/v2/models/digits/versions/1/infer", "POST"), ("DELETE", "/v2/models/digits", "GET, HEAD"),
+    ("POST", "/v2/health/ready", "GET, HEAD"),
     ("HEAD", "/v2/repository/index", "POST"), ("get", "/v2", "GET, HEAD"), ("GET", "/v2/repository/models/m/load", "POST"),
     ("POST", "/v2/cudasharedmemory/status", "GET, HEAD"), ("POST", "/v2/docs", "GET, HEAD"),
 ])

@@ -1,0 +1,420 @@
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+from serve._core.answering cimport answer, refuse
+from serve._core.batch_queue cimport Pool, pool_cancel, pool_finish, pool_nudge, pool_submit, pool_take_inline
+from serve._core.batcher cimport batch_run, stats_of
+from serve._core.call cimport *
+from serve._core.compression cimport IDENTITY, inflate_all
+from serve._core.counters cimport counter_add, counter_publish, counter_read, counter_set
+from serve._core.failure cimport *
+from serve._core.grpc_frame cimport GRPC_PREFIX, next_message, put_message
+from serve._core.histogram cimport Histogram, histogram_add
+from serve._core.infer cimport infer_decode
+from serve._core.mailbox cimport mailbox_post
+from serve._core.memory cimport Buffer, arena_copy, buffer_append, buffer_empty, buffer_free, buffer_reserve, slice_make
+from serve._core.posix cimport now_ns
+from serve._core.version cimport *
+from serve._core.wire cimport wire_encode_stream_error
+
+cdef enum:
+    JSON_SPARE = 64                 # json_codec.JSON_PADDING
+    INLINE_LONGEST_NS = 200000      # a run that the I/O thread may do itself
+    INLINE_TURN_NS = 1000000        # and all of them in one turn
+
+
+# --- in -----------------------------------------------------------------------------------------------------------------
+
+cdef bint has_room(void* owner) noexcept nogil:
+    cdef IoThread* io = <IoThread*>owner
+    cdef uint64_t held = 0
+    cdef int i
+    for i in range(io.shared.n_threads):
+        held += counter_read(&io.shared.counters[i].held_bytes)
+    return held <= io.shared.limits.max_in_flight
+
+
+cdef void list_deadline(IoThread* io, Request* request) noexcept nogil:
+    request.deadline_listed = True
+    request.deadline_previous = NULL
+    request.deadline_next = io.deadlines
+    if io.deadlines != NULL:
+        io.deadlines.deadline_previous = request
+    io.deadlines = request
+
+
+cdef void unlist_deadline(IoThread* io, Request* request) noexcept nogil:
+    if not request.deadline_listed:
+        return
+    request.deadline_listed = False
+    if request.deadline_previous != NULL:
+        request.deadline_previous.deadline_next = request.deadline_next
+    else:
+        io.deadlines = request.deadline_next
+    if request.deadline_next != NULL:
+        request.deadline_next.deadline_previous = request.deadline_previous
+
+
+cdef void set_deadline(IoThread* io, Call* call, Request* request) noexcept nogil:
+    """The earliest of the call's deadline, the OIP timeout and the version's default."""
+    cdef uint64_t timeout = 0
+    request.deadline_ns = call.deadline_ns
+    if request.infer.timeout_us > 0:
+        timeout = <uint64_t>min(request.infer.timeout_us, <int64_t>3600000000) * 1000
+    elif request.version.default_timeout_ns:
+        timeout = request.version.default_timeout_ns
+    if timeout and (request.deadline_ns == 0 or call.t_received + timeout < request.deadline_ns):
+        request.deadline_ns = call.t_received + timeout
+        request.deadline_is_timeout = True
+    if request.deadline_ns:
+        list_deadline(io, request)
+
+
+cdef void free_request(IoThread* io, Request* request) noexcept nogil:
+    if request.pins != NULL:
+        counter_publish(&request.pins.dropped, 1)
+        request.pins = NULL
+    counter_set(&io.counters.held_bytes, counter_read(&io.counters.held_bytes) - request.held_bytes)
+    request_free(&io.calls, request)
+
+
+cdef void count_rejection(IoThread* io, Request* request, int reason, uint64_t now) noexcept nogil:
+    cdef VersionStats* stats
+    if request.version == NULL:
+        return
+    stats = stats_of(request.version, io.index)
+    if stats != NULL:
+        counter_add(&stats.rejections[reason], 1)
+        counter_add(&stats.rejection_ns, now - request.t_received)
+
+
+cdef void submit(IoThread* io, Call* call, Request* request, size_t received) noexcept nogil:
+    """Decode, and put on the turn's list; a request that cannot be run is answered at once.
+
+    request.message is set; `received` bytes of the call's body became it.
+    """
+    cdef Pins* pins
+    request.protocol = GRPC if call.is_grpc else HTTP
+    request.stream = call.kind == CALL_INFER_STREAM
+    request.mailbox = &io.mailbox
+    request.accept_encoding = call.accept_encoding
+    request.t_received = call.t_received
+    request.held_bytes = request.body.length
+    counter_add(&io.counters.held_bytes, request.held_bytes)
+    call_release_held(call, received)
+    call_attach(call, request)
+    pins = &io.snapshot.pins[io.index]
+    counter_add(&pins.taken, 1)
+    request.pins = pins
+    if not has_room(io):
+        counter_add(&io.counters.refused_in_flight, 1)
+        fail(&request.failure, UNAVAILABLE, b"more than %zu bytes of requests in flight; try again", io.shared.limits.max_in_flight)
+    elif request.failure.kind == OK and infer_decode(request, io.snapshot, call.model, call.number, call.json_length) == 0:
+        set_deadline(io, call, request)
+        request.t_queued = io.hooks.now
+        request.lent = True
+        request.next = NULL
+        io.pending_tail[0] = request
+        io.pending_tail = &request.next
+        return
+    count_rejection(io, request, REJECTED_INVALID, io.hooks.now)
+    finish_request(io, request)
+
+
+cdef int unpack(Call* call, const uint8_t* data, size_t length, Request* request) noexcept nogil:
+    """Decompress into request.body. 0, or -1 with the failure set."""
+    if inflate_all(call.content_encoding, data, length, call.connection.hooks.limits.max_body, JSON_SPARE, &request.body, &request.failure):
+        return -1
+    request.message, request.message_length = request.body.data, request.body.length
+    return 0
+
+
+cdef void start_http(IoThread* io, Call* call) noexcept nogil:
+    cdef Request* request = request_new(&io.calls)
+    cdef size_t received = call.body.length
+    if request == NULL:
+        refuse(io, call, UNAVAILABLE, b"out of memory")
+        return
+    if call.json_length == -2:
+        fail(&request.failure, INVALID_ARGUMENT, b"Inference-Header-Content-Length: not a number")
+    elif call.content_encoding != IDENTITY:
+        unpack(call, call.body.data, call.body.length, request)
+    elif buffer_reserve(&call.body, JSON_SPARE):
+        fail(&request.failure, UNAVAILABLE, b"out of memory")
+    else:
+        request.body, call.body = call.body, request.body
+        request.message, request.message_length = request.body.data, request.body.length
+    submit(io, call, request, received)
+
+
+cdef void start_grpc(IoThread* io, Call* call) noexcept nogil:
+    """A unary call: exactly one message, taken over with the body."""
+    cdef size_t length = 0
+    cdef bint packed = False
+    cdef Request* request
+    if not next_message(call, &length, &packed) or call.body.length != GRPC_PREFIX + length:
+        refuse(io, call, INVALID_ARGUMENT, b"a unary call carries exactly one message")
+        return
+    request = request_new(&io.calls)
+    if request == NULL:
+        refuse(io, call, UNAVAILABLE, b"out of memory")
+        return
+    if packed:
+        if call.content_encoding == IDENTITY:
+            fail(&request.failure, INTERNAL, b"a compressed message without grpc-encoding")
+        else:
+            unpack(call, call.body.data + GRPC_PREFIX, length, request)
+    else:
+        request.body, call.body = call.body, request.body
+        request.message, request.message_length = request.body.data + GRPC_PREFIX, length
+    submit(io, call, request, GRPC_PREFIX + length)
+
+
+cdef void stream_message(IoThread* io, Call* call, const uint8_t* data, size_t length, bint packed) noexcept nogil:
+    cdef Request* request = request_new(&io.calls)
+    if request == NULL:
+        refuse(io, call, UNAVAILABLE, b"out of memory")
+        return
+    request.infer.id = slice_make(NULL, 0)              # no earlier user's, should this one never be decoded
+    if packed and call.content_encoding != IDENTITY:
+        unpack(call, data, length, request)
+    elif packed:
+        fail(&request.failure, INTERNAL, b"a compressed message without grpc-encoding")
+    elif buffer_append(&request.body, data, length):            # a copy more than a unary call: many messages share the call's buffer
+        fail(&request.failure, UNAVAILABLE, b"out of memory")
+    else:
+        request.message, request.message_length = request.body.data, length
+    submit(io, call, request, GRPC_PREFIX + length)
+
+
+# --- out ----------------------------------------------------------------------------------------------------------------
+
+cdef void end_stream_if_done(IoThread* io, Call* call) noexcept nogil:
+    if call.half_closed and call.requests == NULL and not call.ended:
+        if call.body.length > call.body_used:
+            refuse(io, call, INVALID_ARGUMENT, b"the stream ends inside a message")
+            return
+        call.ended = True
+        answer(io, call)
+
+
+cdef void deliver_stream(IoThread* io, Call* call, Request* request) noexcept nogil:
+    cdef Buffer message
+    if call.out.length - call.out_sent > io.shared.limits.max_body:
+        call_refuse(call, UNAVAILABLE, b"the client does not read its answers")
+        return
+    if request.failure.kind == OK:
+        if buffer_append(&call.out, request.reply.data, request.reply.length):
+            call_refuse(call, INTERNAL, b"out of memory")
+        return
+    if call.errors_end_stream or request.failure.kind == DEADLINE_EXCEEDED:      # the deadline is the call's, not the message's
+        call_refuse(call, request.failure.kind, request.failure.text)
+        return
+    message = buffer_empty()
+    if wire_encode_stream_error(request.failure.text, request.infer.id, &message) or put_message(call, message.data, message.length):
+        call_refuse(call, INTERNAL, b"out of memory")
+    buffer_free(&message)
+
+
+cdef void deliver(Call* call, Request* request) noexcept nogil:
+    """The answer of a call with one inference."""
+    if request.version != NULL:
+        call.version_served = arena_copy(&call.arena, request.version.number.data, request.version.number.length)
+    if request.failure.kind != OK:
+        call_refuse(call, request.failure.kind, request.failure.text)
+        return
+    call.out, request.reply = request.reply, call.out
+    if call.is_grpc:
+        call.ended = True
+        return
+    call.reply_json_length = request.reply_json_length
+    call.reply_encoding = request.reply_encoding
+    call_answer_http(call, 200, b"application/json" if request.reply_json_length < 0 else b"application/octet-stream")
+
+
+cdef void progress(IoThread* io, Call* call) noexcept nogil:
+    """Answer what is done, in order of arrival."""
+    cdef Request* request
+    cdef bint moved = False
+    while call.requests != NULL and call.requests.done:
+        request = call.requests
+        call.requests = request.call_next
+        if call.requests == NULL:
+            call.requests_tail = &call.requests
+        call.n_requests -= 1
+        if not call.ended:
+            moved = True
+            if call.kind == CALL_INFER_STREAM:
+                deliver_stream(io, call, request)
+            else:
+                deliver(call, request)
+        free_request(io, request)
+    if moved:
+        answer(io, call)
+    if call.kind == CALL_INFER_STREAM:
+        end_stream_if_done(io, call)
+
+
+cdef void finish_request(IoThread* io, Request* request) noexcept nogil:
+    request.done = True
+    request.lent = False
+    unlist_deadline(io, request)                        # done ones may wait for their turn in a stream: no deadline touches them
+    if request.call == NULL:
+        free_request(io, request)
+    else:
+        progress(io, request.call)
+
+
+cdef inline uint64_t since(uint64_t later, uint64_t earlier) noexcept nogil:
+    return later - earlier if later > earlier else 0
+
+
+cdef void count_success(IoThread* io, Request* request, uint64_t now) noexcept nogil:
+    cdef VersionStats* stats = stats_of(request.version, io.index)
+    cdef Histogram* stages
+    if stats == NULL:
+        return
+    stages = stats.stages[request.protocol]
+    counter_add(&stats.success[request.protocol], 1)
+    counter_set(&stats.last_wall_ms, io.hooks.wall_ms)
+    histogram_add(&stages[<int>RECEIVE], since(request.t_queued, request.t_received), 1)
+    histogram_add(&stages[<int>QUEUE], since(request.t_started, request.t_queued), 1)
+    histogram_add(&stages[<int>GATHER], since(request.t_gathered, request.t_started), 1)
+    histogram_add(&stages[<int>RUN], since(request.t_ran, request.t_gathered), 1)
+    histogram_add(&stages[<int>SCATTER], since(request.t_encoded, request.t_ran), 1)
+    histogram_add(&stages[<int>SEND], since(now, request.t_encoded), 1)
+    histogram_add(&stages[<int>TOTAL], since(now, request.t_received), 1)
+
+
+cdef void dispatch_done(IoThread* io, Request* request, uint64_t now) noexcept nogil:
+    cdef VersionStats* stats = stats_of(request.version, io.index)
+    cdef int kind = request.failure.kind
+    io.n_lent -= 1
+    if stats != NULL:
+        counter_add(&stats.completed, 1)
+    if kind == OK:
+        count_success(io, request, now)
+    elif request.call == NULL or kind == CANCELLED:
+        count_rejection(io, request, REJECTED_CANCELLED, now)
+    elif kind == DEADLINE_EXCEEDED or (kind == UNAVAILABLE and request.deadline_is_timeout and now >= request.deadline_ns):
+        count_rejection(io, request, REJECTED_DEADLINE, now)
+    elif kind == UNAVAILABLE:
+        count_rejection(io, request, REJECTED_QUEUE_FULL, now)
+    else:
+        count_rejection(io, request, FAILED_RUN, now)
+    finish_request(io, request)
+
+
+cdef void run_inline(IoThread* io, Pool* pool) noexcept nogil:
+    """Short batches on this thread: no hand-over, no wake-up. What is left after the turn's share goes to an instance thread."""
+    cdef uint64_t now = now_ns()
+    cdef uint64_t end = now + INLINE_TURN_NS
+    cdef Request* request
+    cdef int i
+    while now < end and pool_take_inline(pool, &io.batch, now, INLINE_LONGEST_NS):
+        batch_run(&io.batch, io.index)
+        pool_finish(pool, &io.batch)
+        counter_add(&io.counters.inline_batches, 1)
+        now = now_ns()
+        for i in range(io.batch.n):
+            return_request(io, io.batch.requests[i], now)
+        while io.batch.expired != NULL:
+            request = io.batch.expired
+            io.batch.expired = request.next
+            fail(&request.failure, UNAVAILABLE if request.deadline_is_timeout else DEADLINE_EXCEEDED, b"Request timeout expired")
+            return_request(io, request, now)
+    pool_nudge(pool)                                 # whatever is left: too long for us, or more than our share
+
+
+cdef void return_request(IoThread* io, Request* request, uint64_t now) noexcept nogil:
+    """A batch may hold requests of another I/O thread as well."""
+    if request.mailbox == &io.mailbox:
+        dispatch_done(io, request, now)
+    else:
+        mailbox_post(request.mailbox, request, request)
+
+
+cdef Request* without_gone(IoThread* io) noexcept nogil:
+    """The turn's requests, less those whose call went away in the same turn."""
+    cdef Request* request = io.pending
+    cdef Request* following
+    cdef Request* first = NULL
+    cdef Request** tail = &first
+    cdef VersionStats* stats
+    io.pending = NULL
+    io.pending_tail = &io.pending
+    while request != NULL:
+        following = request.next
+        request.next = NULL
+        if request.call == NULL:
+            count_rejection(io, request, REJECTED_CANCELLED, io.hooks.now)
+            finish_request(io, request)
+        else:
+            stats = stats_of(request.version, io.index)
+            if stats != NULL:
+                counter_add(&stats.submitted, 1)
+            tail[0] = request
+            tail = &request.next
+            io.n_lent += 1
+        request = following
+    return first
+
+
+cdef Request* of_pool(Pool* pool, Request** chain) noexcept nogil:
+    """Take the requests of one device out of a chain; both keep their order."""
+    cdef Request* first = NULL
+    cdef Request** tail = &first
+    cdef Request** link = chain
+    while link[0] != NULL:
+        if link[0].version.pool == pool:
+            tail[0] = link[0]
+            link[0] = link[0].next
+            tail = &tail[0].next
+            tail[0] = NULL
+        else:
+            link = &link[0].next
+    return first
+
+
+cdef void dispatch_pending(IoThread* io) noexcept nogil:
+    cdef Request* refused
+    cdef Request* following
+    cdef Request* rest
+    cdef Pool* pool
+    if io.pending == NULL:
+        return
+    rest = without_gone(io)
+    while rest != NULL:
+        pool = <Pool*>rest.version.pool
+        refused = pool_submit(pool, of_pool(pool, &rest), True)
+        while refused != NULL:
+            following = refused.next
+            dispatch_done(io, refused, io.hooks.now)
+            refused = following
+        run_inline(io, pool)
+
+
+cdef void dispatch_deadlines(IoThread* io, uint64_t now) noexcept nogil:
+    cdef Request* request = io.deadlines
+    cdef Request* following
+    while request != NULL:
+        following = request.deadline_next
+        if now >= request.deadline_ns and request.lent and pool_cancel(<Pool*>request.version.pool, request):
+            fail(&request.failure, UNAVAILABLE if request.deadline_is_timeout else DEADLINE_EXCEEDED, b"Request timeout expired")
+            dispatch_done(io, request, now)
+        request = following
+
+
+cdef void inferences_gone(IoThread* io, Call* call) noexcept nogil:
+    cdef Request* request = call.requests
+    cdef Request* following
+    while request != NULL:
+        following = request.call_next
+        request.call = NULL
+        if request.done:
+            free_request(io, request)
+        elif pool_cancel(<Pool*>request.version.pool, request):
+            request.failure.kind = CANCELLED
+            dispatch_done(io, request, io.hooks.now)
+        request = following                             # otherwise it is freed when it comes back
+    call.requests = NULL
+    call.requests_tail = &call.requests
