@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import sys
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,9 +39,12 @@ from serve.telemetry.metrics import HeadraceCollector, metrics_registry
 from serve.worker_channel import WorkerChannel
 
 _log = structlog.get_logger(__name__)
+_access = structlog.get_logger("headrace.access")
 
 DRAIN_POLL_S = 0.01
 LOG_POLL_S = 0.5
+ACCESS_POLL_S = 0.1
+ACCESS_TURN = 256  # records written before the loop does something else
 
 EXIT_DRAINED = 0
 EXIT_CONFIGURATION = 1
@@ -65,6 +69,7 @@ class Worker:
         self.device = device
         self.start_time_s = clock.wall_ns() / 1e9
         self.is_draining = False
+        self.accesses: deque[dict[str, str | int]] = deque()
         self.table = ModelTable()
         self.control = ControlQueue()
         self.engine = NativeEngine(self.table, lambda on: instances_on(self.settings, on != "cpu"))
@@ -97,7 +102,7 @@ class Worker:
             max_body=limits.max_body_bytes, max_in_flight=limits.max_in_flight_bytes, max_connections=limits.max_connections,
             max_streams=limits.max_streams, header_timeout_s=limits.header_timeout_s, idle_timeout_s=limits.idle_timeout_s,
             deadline_cap_s=limits.max_deadline_s, min_body_rate=limits.min_body_rate, busy_poll_us=self.settings.busy_poll_us,
-            cores_are_scarce=available_cpus() <= n_threads,
+            cores_are_scarce=available_cpus() <= n_threads, access_log=self.settings.access_log,
         )
 
     def _web_servers(self, api: ApiSettings) -> list[tuple[_QuietServer, socket.socket]]:
@@ -130,6 +135,9 @@ class Worker:
         """Load, serve, drain; the process's exit code."""
         drain = asyncio.create_task(self.channel.wait_drain())
         background = [asyncio.create_task(_forward_runtime_log())]
+        if self.settings.access_log:
+            background.append(asyncio.create_task(self._forward_access_log()))
+        n_polling = len(background)
         background += [asyncio.create_task(server.serve(sockets=[listener])) for server, listener in self.web]
         loop = asyncio.get_running_loop()
         loop.add_reader(self.control.fileno(), self.slow_path.drain_queue)
@@ -144,12 +152,32 @@ class Worker:
         self.engine.stop()
         for web, _ in self.web:
             web.should_exit = True
-        for task in background[:1]:
+        for task in background[:n_polling]:
             task.cancel()
         await asyncio.wait(background, timeout=2)
+        self.accesses.extend(self.server.drain_access_log())
+        while self.accesses:
+            self._log_accesses()
         if code == EXIT_DRAINED:
             self.channel.send(Drained())
         return code
+
+    def _log_accesses(self) -> None:
+        for _ in range(min(ACCESS_TURN, len(self.accesses))):
+            _access.info("call", **self.accesses.popleft())
+
+    async def _forward_access_log(self) -> None:
+        """A record for each call that has ended. The native rings hold what comes meanwhile; what they cannot hold is counted."""
+        n_dropped = 0
+        while True:
+            await asyncio.sleep(0 if self.accesses else ACCESS_POLL_S)
+            if not self.accesses:
+                self.accesses.extend(self.server.drain_access_log())
+            self._log_accesses()
+            dropped = sum(row["access_dropped"] for row in self.server.counters())
+            if dropped > n_dropped:
+                _log.warning("access log: calls came faster than they can be written", dropped=dropped - n_dropped)
+                n_dropped = dropped
 
     async def _load_unless(self, drain: "asyncio.Task[Any]") -> int | None:
         """Load the start-up set. None: serve; else the exit code of a worker that cannot."""

@@ -69,7 +69,7 @@ class Settings(BaseModel):
     server_name: Annotated[str, Field(min_length=1, max_length=128, description="Name reported by /v2.")] = "headrace"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Lowest level logged.")] = "info"
     log_format: Annotated[Literal["text", "json"], Field(description="text for people, json for machines.")] = "text"
-    access_log: Annotated[bool, Field(description="Log each slow-path request.")] = False
+    access_log: Annotated[bool, Field(description="Log each call, of any protocol, once it has ended.")] = False
     drain_timeout_s: Annotated[Seconds, Field(description="Requests in flight may take this long after SIGTERM.")] = 30.0
     pre_stop_delay_s: Annotated[Seconds, Field(description="Not ready, yet serving, for this long before the drain.")] = 0.0
     limits: Limits = Limits()

@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Literal, Protocol
+from typing import Generic, Literal, Protocol, TypeVar
 
 from serve import clock
 from serve.api.grpc import GrpcApi, unknown_method
@@ -12,12 +12,7 @@ from serve.api.http import HttpApi, HttpRequest
 from serve.errors import DeadlineExceeded, HeadraceError, InternalError, InvalidArgument, Unavailable, grpc_code, http_status
 
 EventKind = Literal["message", "half_close", "cancel"]
-
-
-class EventSink(Protocol):
-    """Where the events of a gRPC call go."""
-
-    def __call__(self, kind: EventKind, data: bytes) -> None: ...
+EventSink = Callable[[EventKind, bytes], None]  # where the events of a gRPC call go
 
 
 class Exchange(Protocol):
@@ -39,11 +34,14 @@ class Exchange(Protocol):
     def finish(self, code: int = 0, text: str = "") -> None: ...
 
 
-class Queue(Protocol):
+ExchangeT = TypeVar("ExchangeT", bound=Exchange)
+
+
+class Queue(Protocol[ExchangeT]):
     """The native control queue."""
 
-    def take(self) -> list[Exchange]: ...
-    def release(self, exchange: Exchange) -> None: ...
+    def take(self) -> list[ExchangeT]: ...
+    def release(self, exchange: ExchangeT) -> None: ...
 
 
 class _Messages:
@@ -72,10 +70,10 @@ class _Messages:
         return message
 
 
-class SlowPath:
+class SlowPath(Generic[ExchangeT]):
     """Answers what `queue` brings. Call `drain_queue` whenever the queue is readable; all on one event loop."""
 
-    def __init__(self, queue: Queue, http: HttpApi, grpc: GrpcApi) -> None:
+    def __init__(self, queue: Queue[ExchangeT], http: HttpApi, grpc: GrpcApi) -> None:
         self._queue = queue
         self._http = http
         self._grpc = grpc
@@ -93,7 +91,7 @@ class SlowPath:
             messages.task.add_done_callback(partial(self._ended, exchange))
             exchange.events = messages
 
-    def _ended(self, exchange: Exchange, task: "asyncio.Task[None]") -> None:
+    def _ended(self, exchange: ExchangeT, task: "asyncio.Task[None]") -> None:
         # Not at the end of the task's own code: a call that is cancelled at once never begins to run it.
         self._tasks.discard(task)
         self._queue.release(exchange)

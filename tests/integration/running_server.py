@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+import serve
 
 ROOT = Path(__file__).resolve().parents[2]
 STOP_S = 20.0
@@ -57,10 +60,12 @@ class RunningServer:
 def running_server(repository: Path, folder: Path, *flags: str) -> Iterator[RunningServer]:
     """A server that is ready; ended by SIGTERM, and it must then exit with 0 and an empty list of errors. folder: for state and log."""
     log = folder / "server.log"
+    # What these tests import is what is served, wherever it lies.
+    environment = {**os.environ, "PYTHONPATH": str(Path(serve.__file__).parents[1])}
     command = [sys.executable, "-m", "serve.cli", "serve", str(repository), "--state-dir", str(folder / "state"), "--log-format", "json",
                "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--admin-port", "0", *flags]
     with (log.open("w", encoding="utf-8") as sink,
-          subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=sink, text=True) as process):
+          subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=sink, text=True) as process):
         try:
             yield RunningServer(process, repository, log, _read_ports(process, log))
             process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""One record a call, on its way from an I/O thread to Python: a bounded ring with one writer and one reader, which are never in each other's way."""
+"""One record a call, on its way from an I/O thread to Python: a bounded ring with one writer and one reader, never in each other's way."""
 from libc.stdint cimport uint8_t, uint64_t
 from libcpp.atomic cimport atomic
 

@@ -47,8 +47,10 @@ cdef inline str text_of(const char* text, int length):
 
 cdef dict record_of(const AccessRecord* record):
     return {
-        "protocol": PROTOCOLS[record.protocol], "method": text_of(record.method, record.n_method), "path": text_of(record.path, record.n_path),
-        "status": record.status, "request_bytes": record.request_bytes, "answer_bytes": record.answer_bytes, "duration_ns": record.duration_ns,
+        "protocol": PROTOCOLS[<int>record.protocol], "method": text_of(record.method, record.n_method),
+        "path": text_of(record.path, record.n_path),
+        "status": record.status, "request_bytes": record.request_bytes, "answer_bytes": record.answer_bytes,
+        "duration_ns": record.duration_ns,
         "version": text_of(record.version, record.n_version), "request_id": text_of(record.id, record.n_id), "wall_ns": record.wall_ns,
     }
 

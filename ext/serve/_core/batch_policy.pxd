@@ -10,8 +10,8 @@ cdef inline Decision batch_decide(int64_t max_batch, const int64_t* preferred, i
                                   int64_t waiting_rows, uint64_t oldest_ns, uint64_t now) noexcept nogil:
     """preferred: ascending sizes, each <= max_batch. waiting_rows > 0 rows of one shape, the oldest queued at oldest_ns.
 
-    Without a delay whatever waits goes at once: whoever asks is free to run, so waiting would only cost. With one, a batch goes when it is full,
-    when a preferred size is reached, or when the oldest request has waited for the delay.
+    Without a delay whatever waits goes at once: whoever asks is free to run, so waiting would only cost. With one, a batch goes when it
+    is full, when a preferred size is reached, or when the oldest request has waited for the delay.
     """
     cdef Decision decision
     cdef int i

@@ -47,7 +47,8 @@ cdef void pool_nudge(Pool* pool) noexcept nogil                        # wake a 
 cdef bint pool_cancel(Pool* pool, Request* request) noexcept nogil
 
 # With the pool's lock held:
-# The most urgent bucket that a thread may start on now, its version and how many rows to take; else NULL, and wait_until is lowered to the next time to look.
+# The most urgent bucket that a thread may start on now, its version and how many rows to take; else NULL, and wait_until is lowered to
+# the next time to look.
 cdef Bucket* choose(Pool* pool, uint64_t now, Version** chosen, int64_t* rows, uint64_t* wait_until) noexcept nogil
 cdef void take(Pool* pool, Batch* batch, Version* version, Bucket* bucket, int64_t limit, uint64_t now) noexcept nogil
 cdef bint has_work(Pool* pool) noexcept nogil                          # a thread could start something, or will after a delay

@@ -143,7 +143,7 @@ cdef Bucket* choose(Pool* pool, uint64_t now, Version** chosen, int64_t* rows, u
 
 
 cdef void take(Pool* pool, Batch* batch, Version* version, Bucket* bucket, int64_t limit, uint64_t now) noexcept nogil:
-    """Seal: the oldest requests of the bucket that fit `limit` rows; those too late are put aside. Takes a runner if anything is left to run."""
+    """Seal: the oldest requests of the bucket that fit `limit` rows; those too late are put aside. Takes a runner if any is left to run."""
     cdef Request* request = bucket.head
     cdef Request* following
     batch.n = 0

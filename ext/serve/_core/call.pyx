@@ -2,17 +2,16 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from libcpp.atomic cimport memory_order_acquire, memory_order_relaxed, memory_order_seq_cst
-
-from serve._core.access_log cimport (ACCESS_GRPC, ACCESS_HTTP1, ACCESS_HTTP2, ACCESS_ID, ACCESS_METHOD, ACCESS_PATH, ACCESS_VERSION, AccessRecord,
-                                     access_publish, access_slot)
+from serve._core.access_log cimport (ACCESS_GRPC, ACCESS_HTTP1, ACCESS_HTTP2, ACCESS_ID, ACCESS_METHOD, ACCESS_PATH,
+                                     ACCESS_VERSION, AccessRecord, access_publish, access_slot)
 from serve._core.compression cimport encoding_accepted, encoding_from_name
 from serve._core.copies cimport count_copy
 from serve._core.counters cimport counter_add, counter_read, counter_set
 from serve._core.failure cimport CANCELLED, GRPC_CODE, HTTP_STATUS, KIND_NAME, OK, UNAVAILABLE
 from serve._core.json_codec cimport json_encode_error
-from serve._core.memory cimport (arena_alloc, arena_copy, arena_free, arena_reset, buffer_free, buffer_reserve, slice_is, slice_make, slice_of)
-from serve._core.posix cimport EFD_CLOEXEC, EFD_NONBLOCK, eventfd, now_ns, wake
+from serve._core.memory cimport (arena_alloc, arena_copy, arena_free, arena_reset, buffer_free, buffer_reserve, slice_is, slice_make,
+                                 slice_of)
+from serve._core.posix cimport now_ns
 from serve._core.status_details cimport status_details
 
 cdef enum:

@@ -8,7 +8,7 @@ cdef enum:
     IN_SIZE = 256 << 10             # bytes of one recv
 
 cdef void accept_some(IoThread* io, int listener) noexcept nogil
-cdef void read_connection(IoThread* io, Connection* connection, uint8_t* buffer) noexcept nogil        # buffer: IN_SIZE bytes and 64 to spare
+cdef void read_connection(IoThread* io, Connection* connection, uint8_t* buffer) noexcept nogil    # buffer: IN_SIZE bytes and 64 to spare
 cdef void flush_dirty(IoThread* io) noexcept nogil                          # send what the turn has made ready
 cdef void close_connection(IoThread* io, Connection* connection) noexcept nogil    # the struct itself goes with bury
 cdef void bury(IoThread* io) noexcept nogil                                 # at the end of a turn: no event names the dead any more

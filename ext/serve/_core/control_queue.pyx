@@ -97,7 +97,7 @@ cdef class Exchange:
 
     @property
     def events(self):
-        """Set by the control plane, called with ("message", bytes), ("half_close", b"") or ("cancel", b""); what came before is told then."""
+        """Set by the control plane, called with ("message", bytes), ("half_close", b"") or ("cancel", b""); earlier ones are told then."""
         return self.sink
 
     @events.setter

@@ -104,7 +104,7 @@ cdef void on_end(void* owner, Call* call) noexcept nogil:
     elif call.kind == CALL_CONTROL:
         if call.content_encoding != IDENTITY:
             plain = buffer_empty()
-            if inflate_all(call.content_encoding, call.body.data, call.body.length, call.connection.hooks.limits.max_body, 0, &plain, &failure):
+            if inflate_all(call.content_encoding, call.body.data, call.body.length, io.shared.limits.max_body, 0, &plain, &failure):
                 buffer_free(&plain)
                 refuse(io, call, failure.kind, failure.text)
                 return

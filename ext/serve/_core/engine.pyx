@@ -4,11 +4,12 @@ from libc.string cimport memset
 
 from serve._core.counters cimport counter_read, counter_set
 from serve._core.failure cimport Failure, INVALID_ARGUMENT
-from serve._core.histogram cimport Histogram, N_BUCKETS, SizeHistogram, histogram_merge, histogram_value, size_histogram_merge, size_histogram_value
+from serve._core.histogram cimport (Histogram, N_BUCKETS, SizeHistogram, histogram_merge, histogram_value, size_histogram_merge,
+                                    size_histogram_value)
 from serve._core.memory cimport Slice, slice_make
 from serve._core.ort cimport signature_free
 from serve._core.posix cimport acquire_pointer, mutex_lock, mutex_unlock, now_ns
-from serve._core.runner cimport RunTimes, Runner, runner_copied_bytes, runner_free, runner_new, runner_run
+from serve._core.runner cimport RunTimes, runner_copied_bytes, runner_free, runner_new, runner_run
 from serve._core.tensors cimport DT_BYTES, MAX_RANK, Tensor, datatype_size, element_count
 from serve._core.version cimport *
 
@@ -27,16 +28,17 @@ cdef class NativeVersion:
     Raises ValueError for settings out of range, MemoryError.
     """
 
-    def __cinit__(self, Session session not None, InstancePool pool not None, str model not None, str number not None, *, tuple inputs not None,
-                  tuple outputs not None, int max_batch_size, int instances, tuple preferred_batch_sizes=(), int max_queue_delay_us=0,
-                  int max_queue_size=4096, int default_queue_timeout_us=0, dict class_labels={}):
+    def __cinit__(self, Session session not None, InstancePool pool not None, str model not None, str number not None, *,
+                  tuple inputs not None, tuple outputs not None, int max_batch_size, int instances,
+                  tuple preferred_batch_sizes=(), int max_queue_delay_us=0,
+                  int max_queue_size=4096, int default_queue_timeout_us=0, dict class_labels=None):
         cdef Version* version
         if not 1 <= instances <= MAX_INSTANCES:
             raise ValueError(f"instances = {instances}; want 1 to {MAX_INSTANCES}")
         if len(preferred_batch_sizes) > MAX_PREFERRED:
             raise ValueError(f"{len(preferred_batch_sizes)} preferred batch sizes; at most {MAX_PREFERRED}")
         if any([not 1 <= size <= max(1, max_batch_size) for size in preferred_batch_sizes]):
-            raise ValueError(f"preferred_batch_sizes = {list(preferred_batch_sizes)}; want 1 to {max(1, max_batch_size)}, the largest batch")
+            raise ValueError(f"preferred_batch_sizes = {list(preferred_batch_sizes)}; want 1 to {max(1, max_batch_size)}, the maximum")
         if min(max_batch_size, max_queue_delay_us, max_queue_size, default_queue_timeout_us) < 0:
             raise ValueError("max_batch_size, max_queue_delay_us, max_queue_size and default_queue_timeout_us must not be negative")
         self.session, self.pool, self.model, self.number = session, pool, model, number
@@ -59,7 +61,7 @@ cdef class NativeVersion:
         version.queue_limit = max_queue_size
         version.may_inline = session.device == "cpu"
         version.pool = pool.pool
-        self.take_labels(class_labels)
+        self.take_labels(class_labels or {})
         for _ in range(instances):
             version.free[version.n_free] = runner_new(session, self.signature)
             version.n_free += 1
@@ -143,7 +145,7 @@ cdef class NativeVersion:
             tensors[i].data, tensors[i].nbytes = <const uint8_t*><const char*>zeros, len(zeros)
             inputs[i] = &tensors[i]
         with nogil:
-            for i in range(2):
+            for _ in range(2):
                 start = now_ns()
                 status = runner_run(self.version.free[slot], &request, &n_rows, 1, &times, &failure)
                 if status:

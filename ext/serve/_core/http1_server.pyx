@@ -66,8 +66,8 @@ cdef int put_head(Connection* connection, Call* call) noexcept nogil:
     cdef Buffer* out = &connection.out
     cdef Field* field = call.reply_fields
     cdef char line[256]
-    cdef int n = snprintf(line, sizeof(line), b"HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Length: %zu\r\n", call.status, reason_phrase(call.status),
-                          connection.hooks.date, call.out.length)
+    cdef int n = snprintf(line, sizeof(line), b"HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Length: %zu\r\n",
+                          call.status, reason_phrase(call.status), connection.hooks.date, call.out.length)
     if buffer_append(out, line, n):
         return -1
     if call.content_type != NULL and (put(out, b"Content-Type: ") or put(out, call.content_type) or put(out, b"\r\n")):
@@ -76,12 +76,14 @@ cdef int put_head(Connection* connection, Call* call) noexcept nogil:
         n = snprintf(line, sizeof(line), b"Inference-Header-Content-Length: %lld\r\n", <long long>call.reply_json_length)
         if buffer_append(out, line, n):
             return -1
-    if call.reply_encoding == GZIP and put(out, b"Content-Encoding: gzip\r\n") or call.reply_encoding == DEFLATE and put(out, b"Content-Encoding: deflate\r\n"):
+    if call.reply_encoding == GZIP and put(out, b"Content-Encoding: gzip\r\n"):
+        return -1
+    if call.reply_encoding == DEFLATE and put(out, b"Content-Encoding: deflate\r\n"):
         return -1
     if put_field(out, b"x-request-id: ", call.request_id) or put_field(out, b"x-headrace-version: ", call.version_served):
         return -1
     while field != NULL:
-        if buffer_append(out, field.name.data, field.name.length) or put(out, b": ") or buffer_append(out, field.value.data, field.value.length) or put(out, b"\r\n"):
+        if buffer_append(out, field.name.data, field.name.length) or put_field(out, b": ", field.value):
             return -1
         field = field.next
     return put(out, b"\r\n" if call.keep_alive else b"Connection: close\r\n\r\n")

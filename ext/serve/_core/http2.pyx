@@ -92,7 +92,8 @@ cdef bint is_too_large(const Call* call) noexcept nogil:
     return call.body.length - call.body_used > limit or announced_size(call) > limit
 
 
-cdef int on_data_chunk(nghttp2_session* session, uint8_t flags, int32_t stream_id, const uint8_t* data, size_t length, void* user) noexcept nogil:
+cdef int on_data_chunk(nghttp2_session* session, uint8_t flags, int32_t stream_id, const uint8_t* data, size_t length,
+                       void* user) noexcept nogil:
     cdef Call* call = call_of(session, stream_id)
     cdef Connection* connection = <Connection*>user
     cdef int status
@@ -136,7 +137,7 @@ cdef int on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* us
 
 
 cdef int on_frame_sent(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept nogil:
-    """An answer that is complete before its request: the client may stop sending (RFC 9113, 8.1), and the stream does not stay half open."""
+    """An answer complete before its request: the client may stop sending (RFC 9113, 8.1), and the stream does not stay half open."""
     cdef Call* call
     if not frame.hd.flags & NGHTTP2_FLAG_END_STREAM or frame.hd.type != NGHTTP2_DATA and frame.hd.type != NGHTTP2_HEADERS:
         return 0
@@ -160,7 +161,8 @@ cdef struct HeaderList:
     nghttp2_nv[MAX_FIELDS] fields
 
 
-cdef inline void add(HeaderList* headers, const char* name, size_t name_length, const void* value, size_t length, uint8_t flags) noexcept nogil:
+cdef inline void add(HeaderList* headers, const char* name, size_t name_length, const void* value, size_t length,
+                     uint8_t flags) noexcept nogil:
     cdef nghttp2_nv* nv = &headers.fields[headers.n]
     if headers.n == MAX_FIELDS:
         return
@@ -215,7 +217,8 @@ cdef ssize_t read_out(nghttp2_session* session, int32_t stream_id, uint8_t* buff
 
 cdef void add_identity(HeaderList* headers, Call* call) noexcept nogil:
     """Where the answer comes from. Unique values stay out of the HPACK table, but for the first, which brings the name into it."""
-    add_slice(headers, b"x-request-id", call.request_id, NGHTTP2_NV_FLAG_NO_INDEX if call.connection.id_is_indexed else NGHTTP2_NV_FLAG_NONE)
+    cdef uint8_t flags = NGHTTP2_NV_FLAG_NO_INDEX if call.connection.id_is_indexed else NGHTTP2_NV_FLAG_NONE
+    add_slice(headers, b"x-request-id", call.request_id, flags)
     call.connection.id_is_indexed = True
     add_slice(headers, b"x-headrace-version", call.version_served, NGHTTP2_NV_FLAG_NONE)
 

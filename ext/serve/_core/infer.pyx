@@ -6,7 +6,7 @@ from libc.string cimport memcpy
 from serve._core.compression cimport IDENTITY, deflate_all
 from serve._core.failure cimport INTERNAL, INVALID_ARGUMENT, fail
 from serve._core.json_codec cimport json_decode, json_encode
-from serve._core.memory cimport Buffer, arena_alloc, buffer_empty, buffer_free, buffer_reserve, slice_make
+from serve._core.memory cimport Buffer, arena_alloc, buffer_empty, buffer_free, buffer_reserve
 from serve._core.model_table cimport snapshot_find
 from serve._core.posix cimport htonl
 from serve._core.runner cimport runner_slice
@@ -32,7 +32,8 @@ cdef int infer_decode(Request* request, const Snapshot* snapshot, Slice model, S
         return -1
     if snapshot_find(snapshot, model, number, &request.version, &request.failure):
         return -1
-    return bind_request(request.version.signature, infer, <const char*>request.version.model.data, &request.arena, &request.binding, &request.failure)
+    model = request.version.model                       # NUL-terminated by its owner
+    return bind_request(request.version.signature, infer, <const char*>model.data, &request.arena, &request.binding, &request.failure)
 
 
 # --- classification (the classification extension of the protocol) ------------------------------------------------------
@@ -76,7 +77,8 @@ cdef double value_at(const Tensor* tensor, size_t index) noexcept nogil:
     return at[0]
 
 
-cdef int append_class(const Tensor* scores, size_t row, size_t index, size_t width, const Slice* labels, int n_labels, uint8_t* out) noexcept nogil:
+cdef int append_class(const Tensor* scores, size_t row, size_t index, size_t width, const Slice* labels, int n_labels,
+                      uint8_t* out) noexcept nogil:
     """One framed element "<value>:<index>[:<label>]"; returns its bytes. The caller made room."""
     cdef double value = value_at(scores, row * width + index)
     cdef int n
@@ -112,7 +114,7 @@ cdef int classify(Request* request, Tensor* scores, int n_classes, const Slice* 
     cdef uint8_t* taken
     cdef size_t used = 0
     if scores.datatype in (DT_BYTES, DT_BOOL, DT_FP16, DT_BF16):
-        return fail(&request.failure, INVALID_ARGUMENT, b"classification of output '%.*s': not of datatype %s", <int>min(scores.name.length, <size_t>128),
+        return fail(&request.failure, INVALID_ARGUMENT, b"classification of output '%.*s': not of datatype %s", shown(scores.name),
                     <const char*>scores.name.data, datatype_name(scores.datatype))
     if element_count(scores.shape, scores.rank, &total) or rows == 0:
         return fail(&request.failure, INTERNAL, b"classification: no rows")
@@ -194,8 +196,9 @@ cdef int infer_encode(Request* request, Runner* runner, int64_t first) noexcept 
         outputs[i].binary = request.infer.binary_default
         if request.infer.n_outputs:
             outputs[i].binary = request.binding.outputs[i].binary
-            if request.binding.outputs[i].n_classes > 0 and classify(request, &outputs[i], request.binding.outputs[i].n_classes,
-                                                                     version.class_labels[index], version.n_labels[index], shapes + (2 * i + 1) * MAX_RANK):
+            if request.binding.outputs[i].n_classes > 0 and classify(
+                    request, &outputs[i], request.binding.outputs[i].n_classes, version.class_labels[index], version.n_labels[index],
+                    shapes + (2 * i + 1) * MAX_RANK):
                 return -1
     response.model_name, response.model_version = version.model, version.number
     response.id, response.has_id = request.infer.id, request.infer.has_id

@@ -14,7 +14,7 @@ from serve._core.call cimport *
 from serve._core.connection_io cimport IN_SIZE, accept_some, bury, close_connection, flush_dirty, read_connection
 from serve._core.control_queue cimport ControlQueue
 from serve._core.copies cimport COUNTS_COPIES
-from serve._core.counters cimport counter_acquire, counter_add, counter_read
+from serve._core.counters cimport counter_add, counter_read
 from serve._core.dispatch cimport dispatch_init
 from serve._core.http2 cimport http2_destroy, http2_init
 from serve._core.ids cimport seed_random
@@ -215,8 +215,8 @@ os.register_at_fork(after_in_child=forget_all)
 cdef class Server:
     """I/O threads over listening sockets.
 
-    http, grpc: lists of non-blocking listening sockets, one per I/O thread, or empty; both speak every protocol. The sockets, the table and the
-    queue are kept alive until the threads are joined. access_log: note every call, for drain_access_log. Raises ValueError for lists of
+    http, grpc: lists of non-blocking listening sockets, one per I/O thread, or empty; both speak every protocol. The sockets, the table and
+    the queue are kept alive until the threads are joined. access_log: note every call, for drain_access_log. Raises ValueError for lists of
     unequal length.
     """
     cdef Shared shared
@@ -230,8 +230,9 @@ cdef class Server:
     cdef readonly ControlQueue control
 
     def __init__(self, list http, list grpc, ModelTable table not None, ControlQueue control not None, *,
-                 size_t max_body=64 << 20, size_t max_in_flight=1 << 30, int max_connections=2000, int max_streams=1000, double header_timeout_s=10,
-                 double idle_timeout_s=75, double deadline_cap_s=60, size_t min_body_rate=1024, int busy_poll_us=200, bint cores_are_scarce=True,
+                 size_t max_body=64 << 20, size_t max_in_flight=1 << 30, int max_connections=2000, int max_streams=1000,
+                 double header_timeout_s=10, double idle_timeout_s=75, double deadline_cap_s=60, size_t min_body_rate=1024,
+                 int busy_poll_us=200, bint cores_are_scarce=True,
                  bint access_log=False):
         count = max(len(http), len(grpc))
         if not 1 <= count <= 16 or len(http) not in (0, count) or len(grpc) not in (0, count):
@@ -240,7 +241,8 @@ cdef class Server:
         control.owner = self
         self.access_log = access_log
         limits = &self.shared.limits
-        limits.max_body, limits.max_in_flight, limits.max_connections, limits.max_streams = max_body, max_in_flight, max_connections, max_streams
+        limits.max_body, limits.max_in_flight = max_body, max_in_flight
+        limits.max_connections, limits.max_streams = max_connections, max_streams
         limits.header_ns, limits.idle_ns = <uint64_t>(header_timeout_s * 1e9), <uint64_t>(idle_timeout_s * 1e9)
         limits.deadline_cap_ns, limits.min_body_rate = <uint64_t>(deadline_cap_s * 1e9), min_body_rate
         self.shared.busy_poll_ns, self.shared.cores_are_scarce = <uint64_t>busy_poll_us * 1000, cores_are_scarce
@@ -356,7 +358,7 @@ cdef class Server:
     def drain_access_log(self):
         """The calls that ended since the last time, as dicts, oldest first for each I/O thread. Empty while the access log is off.
 
-        protocol: "http/1.1", "http/2" or "grpc". status: of HTTP, 499 for a call that ended unanswered; or the gRPC code. One caller at a time.
+        protocol: "http/1.1", "http/2" or "grpc". status: of HTTP, 499 for a call that ended unanswered; or the gRPC code. One caller only.
         """
         records = []
         for index in range(self.count):
@@ -368,13 +370,15 @@ cdef class Server:
         cdef IoCounters* c = &self.threads[index].counters
         cdef AccessRing* access = self.threads[index].hooks.access
         return {
-            "accepted": counter_read(&c.accepted), "closed": counter_read(&c.closed), "refused_connections": counter_read(&c.refused_connections),
+            "accepted": counter_read(&c.accepted), "closed": counter_read(&c.closed),
+            "refused_connections": counter_read(&c.refused_connections),
             "http_requests": counter_read(&c.http_requests), "grpc_requests": counter_read(&c.grpc_requests),
             "control_calls": counter_read(&c.control_calls), "refused_in_flight": counter_read(&c.refused_in_flight),
             "refused_control": counter_read(&c.refused_control), "bytes_received": counter_read(&c.bytes_received),
             "bytes_sent": counter_read(&c.bytes_sent), "turns": counter_read(&c.turns), "inline_batches": counter_read(&c.inline_batches),
             "polls": counter_read(&c.polls), "held_bytes": counter_read(&c.held_bytes),
-            "live_calls": counter_read(&self.threads[index].calls.live_calls), "live_requests": counter_read(&self.threads[index].calls.live_requests),
+            "live_calls": counter_read(&self.threads[index].calls.live_calls),
+            "live_requests": counter_read(&self.threads[index].calls.live_requests),
             "copied_bytes": counter_read(&self.threads[index].hooks.copied_bytes),
             "access_dropped": access.dropped.load(memory_order_relaxed) if access != NULL else 0,
         }

@@ -1,6 +1,6 @@
 import threading
 
-from libc.stdint cimport uint8_t, uint64_t, uintptr_t
+from libc.stdint cimport uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libcpp.atomic cimport memory_order_seq_cst
 
@@ -178,7 +178,7 @@ cdef class ModelTable:
         return n_left
 
     cdef tuple collect(self):
-        """With the lock held. (What the freed snapshots kept alive, for the caller to drop without it: that may take long; how many are left.)"""
+        """With the lock held. (What freed ones kept alive, for the caller to drop without it, as that may take long; how many are left.)"""
         kept, freed = [], []
         for address, names, turns in self.retired:
             if is_reachable(self, <Snapshot*><uintptr_t>address, turns):
@@ -239,7 +239,8 @@ cdef class ReaderHarness:
         """(model, number) of the version found, or (failure kind, text)."""
         cdef Version* version = NULL
         cdef Failure failure
-        if snapshot_find(self.snapshot, slice_make(<const char*>name, len(name)), slice_make(<const char*>number, len(number)), &version, &failure):
+        if snapshot_find(self.snapshot, slice_make(<const char*>name, len(name)), slice_make(<const char*>number, len(number)), &version,
+                         &failure):
             return failure.kind, (<bytes>failure.text).decode("utf-8", "replace")
         return (<const char*>version.model.data)[:version.model.length], (<const char*>version.number.data)[:version.number.length]
 

@@ -30,7 +30,13 @@ cdef extern from "<nghttp2/nghttp2.h>" nogil:
     ctypedef union nghttp2_data_source:
         int fd
         void* ptr
-    ctypedef ssize_t (*nghttp2_data_source_read_callback)(nghttp2_session*, int32_t, uint8_t*, size_t, uint32_t*, nghttp2_data_source*, void*) noexcept
+    ctypedef ssize_t (*nghttp2_data_source_read_callback)(nghttp2_session*, int32_t, uint8_t*, size_t, uint32_t*, nghttp2_data_source*,
+                                                          void*) noexcept
+    ctypedef int (*FrameCallback)(nghttp2_session*, const nghttp2_frame*, void*) noexcept
+    ctypedef int (*HeaderCallback)(nghttp2_session*, const nghttp2_frame*, const uint8_t*, size_t, const uint8_t*, size_t, uint8_t,
+                                   void*) noexcept
+    ctypedef int (*DataChunkCallback)(nghttp2_session*, uint8_t, int32_t, const uint8_t*, size_t, void*) noexcept
+    ctypedef int (*StreamCloseCallback)(nghttp2_session*, int32_t, uint32_t, void*) noexcept
     ctypedef struct nghttp2_data_provider:
         nghttp2_data_source source
         nghttp2_data_source_read_callback read_callback
@@ -44,12 +50,12 @@ cdef extern from "<nghttp2/nghttp2.h>" nogil:
         NGHTTP2_NO_ERROR, NGHTTP2_CANCEL, NGHTTP2_REFUSED_STREAM, NGHTTP2_INTERNAL_ERROR
     int nghttp2_session_callbacks_new(nghttp2_session_callbacks**)
     void nghttp2_session_callbacks_del(nghttp2_session_callbacks*)
-    void nghttp2_session_callbacks_set_on_begin_headers_callback(nghttp2_session_callbacks*, int (*)(nghttp2_session*, const nghttp2_frame*, void*) noexcept)
-    void nghttp2_session_callbacks_set_on_header_callback(nghttp2_session_callbacks*, int (*)(nghttp2_session*, const nghttp2_frame*, const uint8_t*, size_t, const uint8_t*, size_t, uint8_t, void*) noexcept)
-    void nghttp2_session_callbacks_set_on_data_chunk_recv_callback(nghttp2_session_callbacks*, int (*)(nghttp2_session*, uint8_t, int32_t, const uint8_t*, size_t, void*) noexcept)
-    void nghttp2_session_callbacks_set_on_frame_recv_callback(nghttp2_session_callbacks*, int (*)(nghttp2_session*, const nghttp2_frame*, void*) noexcept)
-    void nghttp2_session_callbacks_set_on_stream_close_callback(nghttp2_session_callbacks*, int (*)(nghttp2_session*, int32_t, uint32_t, void*) noexcept)
-    void nghttp2_session_callbacks_set_on_frame_send_callback(nghttp2_session_callbacks*, int (*)(nghttp2_session*, const nghttp2_frame*, void*) noexcept)
+    void nghttp2_session_callbacks_set_on_begin_headers_callback(nghttp2_session_callbacks*, FrameCallback)
+    void nghttp2_session_callbacks_set_on_header_callback(nghttp2_session_callbacks*, HeaderCallback)
+    void nghttp2_session_callbacks_set_on_data_chunk_recv_callback(nghttp2_session_callbacks*, DataChunkCallback)
+    void nghttp2_session_callbacks_set_on_frame_recv_callback(nghttp2_session_callbacks*, FrameCallback)
+    void nghttp2_session_callbacks_set_on_stream_close_callback(nghttp2_session_callbacks*, StreamCloseCallback)
+    void nghttp2_session_callbacks_set_on_frame_send_callback(nghttp2_session_callbacks*, FrameCallback)
     int nghttp2_option_new(nghttp2_option**)
     void nghttp2_option_del(nghttp2_option*)
     void nghttp2_option_set_no_auto_window_update(nghttp2_option*, int)

@@ -55,7 +55,7 @@ cdef class QueueHarness:
             self.n_versions += 1
 
     def submit(self, list requests):
-        """Queue a chain of (version, rows, shape key, queued at, deadline; 0: none). Returns a number for each; None where it was refused."""
+        """Queue a chain of (version, rows, shape key, queued at, deadline; 0: none). Returns a number for each, None where refused."""
         cdef Request* chain = NULL
         cdef Request* request
         numbers = []

@@ -31,7 +31,8 @@ cdef Frame* opening(Call* call) noexcept nogil:
         return NULL
     frame.is_grpc = call.is_grpc
     frame.deadline_ns = call.deadline_ns
-    if put_text(&frame.head, call.method) or put_text(&frame.head, call.path) or put_text(&frame.head, call.query) or put_fields(&frame.head, call.fields):
+    cdef Buffer* head = &frame.head
+    if put_text(head, call.method) or put_text(head, call.path) or put_text(head, call.query) or put_fields(head, call.fields):
         frame_free(frame)
         return NULL
     return frame

@@ -60,7 +60,7 @@ cdef void drain_connection(IoThread* io, Connection* connection, uint64_t now) n
             connection.draining = True
             http2_shutdown(connection)
             mark_dirty(io, connection)
-    elif connection.calls == NULL and connection.input.length == 0 and now > io.drain_from + IDLE_DRAIN_NS and now > connection.t_progress + IDLE_DRAIN_NS:
+    elif connection.calls == NULL and connection.input.length == 0 and now > max(io.drain_from, connection.t_progress) + IDLE_DRAIN_NS:
         close_connection(io, connection)
 
 

@@ -1,0 +1,3 @@
+# An allocator for one thread. Native threads use the functions of slab.pxd; here is what tests see.
+
+def exercise_for_test(operations: list[tuple[str, int, int]]) -> tuple[int, int]: ...

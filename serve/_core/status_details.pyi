@@ -1,0 +1,3 @@
+# grpc-status-details-bin. Native threads use the function of status_details.pxd; here is what tests see.
+
+def status_details_for_test(code: int, message: bytes, reason: bytes | None = None) -> bytes: ...
