@@ -1,4 +1,6 @@
 # Heads of HTTP/1.1 requests. Native threads use the functions of http1.pxd; here is what tests see.
+from serve._core.chunked import TOKEN_BYTES as TOKEN_BYTES
+from serve._core.chunked import VALUE_BYTES as VALUE_BYTES
 
 def parse_head(data: bytes, seen: int = 0) -> tuple[int, int, dict[str, object] | None]: ...
 def header_is(name: bytes, lower_case: bytes) -> bool: ...

@@ -1,9 +1,9 @@
-from typing import Self
+from typing import Self, TypeAlias
 
 from typing_extensions import disjoint_base
 
-_Batch = tuple[int, int, list[tuple[int, int]], list[int]]
-_State = tuple[int, int, int, dict[int, tuple[int, list[int]]]]
+_Batch: TypeAlias = tuple[int, int, list[tuple[int, int]], list[int]]
+_State: TypeAlias = tuple[int, int, int, dict[int, tuple[int, list[int]]]]
 
 def decide_for_test(
     max_batch: int, preferred: list[int], delay_ns: int, waiting_rows: int, oldest_ns: int, now: int

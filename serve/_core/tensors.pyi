@@ -1,4 +1,5 @@
 # Datatypes, and requests held against a model's signature. Native threads use the functions of tensors.pxd; here is what tests see.
+from typing_extensions import disjoint_base
 
 KINDS: dict[str, int]
 
@@ -19,4 +20,5 @@ def bind_for_test(
     repeat: int = ...,
 ) -> dict[str, object] | tuple[int, str]: ...
 
+@disjoint_base
 class Scratch: ...

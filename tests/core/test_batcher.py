@@ -146,11 +146,12 @@ class Queues(RuleBasedStateMachine):
             for rows in (1, 2, 4, 8, 16):
                 self.harness.measure(index, rows, measured_us * US)
         is_short = 0 < measured_us < longest_us
-        fit = [model for model in self.models if model.may_inline and not model.running and not model.delay_ns and model.shapes and is_short]
+        fit = [model for model in self.models
+               if is_short and model.may_inline and not model.running and not model.delay_ns and model.shapes]
         taken = self.harness.take_inline(self.now, longest_us * US)
         assert (taken is not None) == bool(fit)
         if taken is not None:
-            self.check(taken, [(model, shape, rows) for model in fit[:] for shape, rows in model.ready(self.now).items()
+            self.check(taken, [(model, shape, rows) for model in fit for shape, rows in model.ready(self.now).items()
                                if model is self.models[taken[0]]])
 
     def check(self, taken: tuple[int, int, list[tuple[int, int]], list[int]], ready: list[tuple[Model, int, int]]) -> None:

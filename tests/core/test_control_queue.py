@@ -6,7 +6,8 @@ import select
 import pytest
 
 from serve._core.control_queue import ControlQueue, Exchange
-from tests.core.loopback import Loopback, frame, http_request, unframe, wait_until
+from tests.core.loopback import Loopback, wait_until
+from tests.core.plain_clients import frame, http_request, unframe
 
 UNARY = "/inference.GRPCInferenceService/ServerReady"
 

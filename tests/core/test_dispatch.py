@@ -13,20 +13,8 @@ import pytest
 from serve._core.engine import NativeVersion
 from serve.protocol import messages
 from tests.core import onnx_models
-from tests.core.loopback import (
-    GRPC_INFER,
-    GRPC_STREAM,
-    Loopback,
-    frame,
-    grpc_infer,
-    grpc_tensor,
-    http_infer,
-    http_request,
-    http_tensor,
-    unframe,
-    version,
-    wait_until,
-)
+from tests.core.loopback import Loopback, version, wait_until
+from tests.core.plain_clients import GRPC_INFER, GRPC_STREAM, frame, grpc_infer, grpc_tensor, http_infer, http_request, http_tensor, unframe
 
 X = np.array([[1, 2, 3]], np.float32)
 JSON = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]}).encode()
@@ -272,8 +260,8 @@ def test_a_stream_answers_in_order_and_survives_errors(served: tuple[Loopback, N
     loop, _ = served
     client = loop.h2()
     bad = grpc_infer(np.ones((1, 2), np.float32), "ä b", request_id="bad")
-    stream = client.grpc(grpc_infer(X, "ä b", request_id="1") + bad + grpc_infer(X, "none") + grpc_infer(X, "ä b", request_id="4"), GRPC_STREAM)
-    answer = client.read(stream)
+    body = grpc_infer(X, "ä b", request_id="1") + bad + grpc_infer(X, "none") + grpc_infer(X, "ä b", request_id="4")
+    answer = client.read(client.grpc(body, GRPC_STREAM))
     assert answer.fields["grpc-status"] == "0"
     first, second, third, fourth = stream_answers(answer.body)
     assert (first.error_message, first.infer_response.id) == ("", "1")

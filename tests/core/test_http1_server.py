@@ -1,5 +1,6 @@
 """HTTP/1.1 connections over a socket: any split of the bytes gives the same answers, in order, and a slow reader stalls nobody for good."""
 
+import contextlib
 import gzip
 import json
 import re
@@ -13,9 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.core import onnx_models
-from tests.core.loopback import Answer, HttpClient, Loopback, http_infer, http_request, http_tensor, version, wait_until
+from tests.core.loopback import Loopback, version, wait_until
+from tests.core.plain_clients import Answer, HttpClient, http_infer, http_request, http_tensor
 
 JSON = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 3], "data": [1, 2, 3, 4, 5, 6]}]}).encode()
+
+JUNK = (b"\r\n", b"\0", b"\n", b" ", b"Content-Length: 1\r\n", b"0\r\n\r\n", b"\xff" * 9)
 
 
 def chunked(path: str, body: bytes, *sizes: int) -> bytes:
@@ -107,7 +111,7 @@ def test_mutated_requests_never_harm_the_server(loop: Loopback, data: Any) -> No
             case "double":
                 stream[at:at] = stream[at:at + data.draw(st.integers(1, 60))]
             case _:
-                stream[at:at] = data.draw(st.sampled_from([b"\r\n", b"\0", b"\n", b" ", b"Content-Length: 1\r\n", b"0\r\n\r\n", b"\xff" * 9]))
+                stream[at:at] = data.draw(st.sampled_from(JUNK))
     client = loop.socket()
     try:
         client.sendall(bytes(stream))
@@ -137,11 +141,16 @@ def test_the_first_bytes_alone_decide_nothing_wrong(loop: Loopback) -> None:
     loop.clients.clear()
 
 
+def serve_any_width(loop: Loopback, folder: Path) -> None:
+    path = onnx_models.identity(folder / "m.onnx", "FP32", ("batch", "width"))
+    native = version(path, loop.pool, max_batch_size=16, warm={"x": (8,)})
+    loop.table.publish({"m": ({"1": native}, native)})
+
+
 def test_a_slow_reader_of_large_answers_is_read_from_again(tmp_path: Path) -> None:
     """An answer larger than what the connection may owe stops the reading, until it is sent."""
     with Loopback() as loop:
-        native = version(onnx_models.identity(tmp_path / "m.onnx", "FP32", ("batch", "width")), loop.pool, max_batch_size=4, warm={"x": (8,)})
-        loop.table.publish({"m": ({"1": native}, native)})
+        serve_any_width(loop, tmp_path)
         x = np.arange(12 << 18, dtype=np.float32).reshape(1, -1)         # 12 MiB
         client = loop.http()
         for _ in range(2):
@@ -154,8 +163,7 @@ def test_a_slow_reader_of_large_answers_is_read_from_again(tmp_path: Path) -> No
 def test_more_pipelined_requests_than_may_wait_with_large_answers(tmp_path: Path) -> None:
     """200 requests, 64 KiB of answer each: more than the pipeline holds, and than is collected before it is sent."""
     with Loopback() as loop:
-        native = version(onnx_models.identity(tmp_path / "m.onnx", "FP32", ("batch", "width")), loop.pool, max_batch_size=16, warm={"x": (8,)})
-        loop.table.publish({"m": ({"1": native}, native)})
+        serve_any_width(loop, tmp_path)
         client = loop.http()
         client.socket.settimeout(20)
         inputs = [np.full((1, 16384), i, np.float32) for i in range(200)]
@@ -174,14 +182,10 @@ def test_more_pipelined_requests_than_may_wait_with_large_answers(tmp_path: Path
 
 def pump(client: HttpClient, stream: bytes, sent: int) -> tuple[int, list[Answer]]:
     """Send what fits, read what is there, and return the answers that are complete."""
-    try:
+    with contextlib.suppress(BlockingIOError):
         sent += client.socket.send(stream[sent:sent + (1 << 16)]) if sent < len(stream) else 0
-    except BlockingIOError:
-        pass
-    try:
+    with contextlib.suppress(BlockingIOError):
         client.more()
-    except BlockingIOError:
-        pass
     answers = []
     while head := re.match(rb"(?s).*?Content-Length: (\d+)\r\n.*?\r\n\r\n", client.received):
         if len(client.received) < head.end() + int(head[1]):

@@ -13,20 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.core import onnx_models
-from tests.core.loopback import (
-    GRPC_INFER,
-    H2Client,
-    Loopback,
-    frame,
-    grpc_infer,
-    grpc_tensor,
-    http_infer,
-    http_request,
-    http_tensor,
-    unframe,
-    version,
-    wait_until,
-)
+from tests.core.loopback import Loopback, version, wait_until
+from tests.core.plain_clients import GRPC_INFER, H2Client, frame, grpc_infer, grpc_tensor, http_infer, http_request, http_tensor, unframe
 
 X = np.array([[1, 2, 3]], np.float32)
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -234,7 +222,8 @@ def test_what_is_no_preface(loop: Loopback) -> None:
     check_lives(loop)
 
 
-@pytest.mark.parametrize("flood", [raw(PING, 0, 0, b"12345678"), raw(SETTINGS), raw(RST_STREAM, 0, 1, b"\0\0\0\0")], ids=["ping", "settings", "resets"])
+@pytest.mark.parametrize("flood", [raw(PING, 0, 0, b"12345678"), raw(SETTINGS), raw(RST_STREAM, 0, 1, b"\0\0\0\0")],
+                         ids=["ping", "settings", "resets"])
 def test_floods_are_ended_or_survived(loop: Loopback, flood: bytes) -> None:
     """A client that sends and never reads what it makes us say."""
     client = loop.h2()

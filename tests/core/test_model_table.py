@@ -1,12 +1,11 @@
 """Snapshots of the model table: what is found in them, and that they live exactly as long as anybody may look at them."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from serve._core.batcher import InstancePool
 from serve._core.engine import NativeVersion
@@ -193,7 +192,5 @@ class Reclamation(RuleBasedStateMachine):
 
 
 def test_snapshots_live_exactly_as_long_as_they_can_be_seen(make_version: Any) -> None:
-    from hypothesis.stateful import run_state_machine_as_test
-
     Reclamation.make = staticmethod(make_version)
     run_state_machine_as_test(Reclamation, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
