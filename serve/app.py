@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import sys
 from collections import deque
@@ -27,6 +28,7 @@ from serve.config import Settings, instances_on
 from serve.control import Drained, Failed, InputLine, ModelLine, Ready
 from serve.cpus import available_cpus
 from serve.errors import ConfigurationError, HeadraceError
+from serve.listeners import refuse_newcomers
 from serve.models.crash_marks import CrashMarks
 from serve.models.disk import DiskRepository
 from serve.models.lifecycle import LifecycleOptions, ModelManager, Progress
@@ -74,10 +76,11 @@ class Worker:
         self.control = ControlQueue()
         self.engine = NativeEngine(self.table, lambda on: instances_on(self.settings, on != "cpu"))
         self.sockets = {name: [socket.socket(fileno=fd) for fd in getattr(start.sockets, name)] for name in ("http", "grpc")}
+        self.marks = CrashMarks(self.settings.state_dir / "marks")
         self.models = ModelManager(
             DiskRepository(self.settings.paths, lenient=self.settings.lenient_config),
             self.engine,
-            CrashMarks(self.settings.state_dir / "marks"),
+            self.marks,
             LifecycleOptions(default_device=device, strict_readiness=self.settings.strict_readiness, on_change=self._notify),
         )
         self.readiness = Readiness(lambda: self.models.server_ready() and not self.is_draining)
@@ -158,6 +161,7 @@ class Worker:
         self.accesses.extend(self.server.drain_access_log())
         while self.accesses:
             self._log_accesses()
+        self.marks.abandon()
         if code == EXIT_DRAINED:
             self.channel.send(Drained())
         return code
@@ -212,11 +216,19 @@ class Worker:
         self.is_draining = True
         self.readiness.notify()
         await asyncio.sleep(pre_stop_delay_s)
+        listeners = [*self.sockets["http"], *self.sockets["grpc"]]
+        for listener in listeners:
+            refuse_newcomers(listener)
         self.server.drain()
-        self.slow_path.end_streams()
         deadline = clock.monotonic_ns() + int(timeout_s * 1e9)
-        while self.server.connections and clock.monotonic_ns() < deadline:
+        while self.server.is_accepting or (self.server.connections and clock.monotonic_ns() < deadline):
+            if not self.server.is_accepting:
+                for listener in listeners:      # the supervisor has closed its own: from here on clients are refused
+                    listener.close()
+            self.slow_path.end_streams()        # in each turn: a client may open another
             await asyncio.sleep(DRAIN_POLL_S)
+        if self.server.connections:
+            _log.warning("the drain took too long", drain_timeout_s=timeout_s, connections_cut=self.server.connections)
 
 
 def _log_progress(progress: Progress) -> None:
@@ -261,4 +273,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    sys.stderr.flush()
+    # Not sys.exit: it waits for the threads that still load a model, which may take minutes and serves nobody any more.
+    os._exit(exit_code)

@@ -1,7 +1,10 @@
 """Listening sockets, bound once by the supervisor and lent to every worker."""
 
+import contextlib
+import ctypes
 import errno
 import socket
+import struct
 from dataclasses import dataclass
 
 from serve.config import Settings
@@ -9,6 +12,15 @@ from serve.control import Sockets
 from serve.errors import ConfigurationError
 
 BACKLOG = 1024
+_SO_ATTACH_FILTER = 26
+# Classic BPF over a TCP segment: drop it when SYN is set and ACK is not. Each line: code, jump if true, jump if false, operand.
+_NO_SYN = (
+    (0x30, 0, 0, 13),           # load the byte with the flags
+    (0x54, 0, 0, 0x12),         # of them SYN and ACK
+    (0x15, 0, 1, 0x02),         # only SYN?
+    (0x06, 0, 0, 0),            # drop
+    (0x06, 0, 0, 0xFFFFFFFF),   # keep
+)
 
 
 class PortInUse(ConfigurationError):
@@ -88,3 +100,15 @@ def _bind_group(name: str, host: str, port: int, count: int) -> tuple[socket.soc
             raise PortInUse(f"{name} port {port} on {host} is in use; choose another with --{name}-port, or 0 for a free one") from error
         raise ConfigurationError(f"cannot listen on {host} port {port} ({name}): {error.strerror or error}") from error
     return tuple(sockets)
+
+
+def refuse_newcomers(listener: socket.socket) -> None:
+    """No new handshake begins on a listening socket; those under way end as usual.
+
+    Closing a listening socket resets the connections that the kernel has accepted and nobody has fetched, and more may come until the
+    very moment. After this call, and the time that a handshake takes, what is fetched is all. For the last owner of the socket only:
+    every process that shares it is affected. Where the kernel has no socket filters nothing happens.
+    """
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in _NO_SYN))
+    with contextlib.suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", len(_NO_SYN), ctypes.addressof(program)))

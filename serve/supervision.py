@@ -5,10 +5,11 @@
      Tick  └──WorkerExited──▶ BACKOFF ◀┘
        └───────────────────────┘            Stop in STARTING or SERVING ──▶ DRAINING ──WorkerExited──▶ OVER
 
-A worker that dies is replaced after a delay that doubles from death to death, and starts over once a worker has been ready for a
-minute. A worker that says Failed, or ends with 1 or 3 before it was ever ready, would fail again: its exit code is ours. The last
-resort against a worker that hangs is SIGKILL, after SILENT_TICKS unanswered pings. Ticks are counted, not time: a machine that was
-suspended as a whole finds its worker alive.
+A worker that dies after it was ready is replaced at once: the time that it took to become ready bounds how often that can happen, and
+every moment without a worker is one in which clients wait. Only deaths before that are held against it: the delay doubles from one
+to the next and starts over when a worker becomes ready. A worker that says Failed, or ends with 1 or 3 before it was ever ready, would
+fail again: its exit code is ours. The last resort against a worker that hangs is SIGKILL, after SILENT_TICKS unanswered pings. Ticks
+are counted, not time: a machine that was suspended as a whole finds its worker alive.
 
 Rules for editing: every transition is in _TRANSITIONS; an event that a phase does not list raises and changes nothing; nothing here
 reads a clock, sleeps or logs.
@@ -23,7 +24,6 @@ from serve.errors import InternalError
 MS = 1_000_000
 FIRST_DELAY_NS = 100 * MS
 LAST_DELAY_NS = 10_000 * MS
-HEALTHY_NS = 60_000 * MS
 PING_NS = 500 * MS
 SILENT_TICKS = 6            # 3 s
 KILL_GRACE_NS = 5_000 * MS  # what a worker may take on top of the drain time-out to end itself
@@ -40,14 +40,13 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """deaths: in a row, without a healthy minute between. wake_ns: when a Tick is due, None for never. verdict: the exit code that
-    the worker announced. unanswered: pings since the last pong.
+    """deaths: in a row, without a worker that became ready between. wake_ns: when a Tick is due, None for never. verdict: the exit code
+    that the worker announced. unanswered: pings since the last pong.
     """
 
     phase: Phase = Phase.STARTING
     restarts: int = 0
     deaths: int = 0
-    ready_ns: int = 0
     wake_ns: int | None = None
     verdict: int | None = None
     unanswered: int = 0
@@ -146,12 +145,12 @@ def step(state: State, event: Event, now_ns: int) -> Outcome:
 
 
 def backoff_ns(deaths: int) -> int:
-    """Delay before the next worker after `deaths` >= 1 in a row."""
+    """Delay before the next worker after `deaths` >= 1 in a row, the last one's included."""
     return min(LAST_DELAY_NS, FIRST_DELAY_NS << min(deaths - 1, 16))
 
 
 def _ready(state: State, event: Event, now_ns: int) -> Outcome:
-    return replace(state, phase=Phase.SERVING, ready_ns=now_ns, wake_ns=now_ns + PING_NS, unanswered=0), ()
+    return replace(state, phase=Phase.SERVING, deaths=0, wake_ns=now_ns + PING_NS, unanswered=0), ()
 
 
 def _failed(state: State, event: Event, now_ns: int) -> Outcome:
@@ -160,7 +159,7 @@ def _failed(state: State, event: Event, now_ns: int) -> Outcome:
 
 
 def _drained(state: State, event: Event, now_ns: int) -> Outcome:
-    return replace(state, verdict=0), (Say("drained"),)
+    return replace(state, verdict=0, wake_ns=now_ns + KILL_GRACE_NS), (Say("drained"),)
 
 
 def _pong(state: State, event: Event, now_ns: int) -> Outcome:
@@ -181,8 +180,6 @@ def _died_serving(state: State, event: Event, now_ns: int) -> Outcome:
     assert isinstance(event, WorkerExited)
     if state.verdict is not None:
         return _over(state, state.verdict)
-    if now_ns - state.ready_ns >= HEALTHY_NS:
-        state = replace(state, deaths=0)
     return _replace_worker(state, event.status, now_ns)
 
 
@@ -212,7 +209,7 @@ def _drain(state: State, event: Event, now_ns: int) -> Outcome:
 
 
 def _drain_too_long(state: State, event: Event, now_ns: int) -> Outcome:
-    return replace(state, wake_ns=None), (Say("the drain took too long: worker killed"), Kill())
+    return replace(state, wake_ns=None), (Say("the worker does not end in time: killed"), Kill())
 
 
 def _died_draining(state: State, event: Event, now_ns: int) -> Outcome:

@@ -52,6 +52,7 @@ class _Supervisor:
         self._state = supervision.State()
         self._worker: _Worker | None = None
         self._selector = selectors.DefaultSelector()
+        self._is_announced = False
         self._exit_code: int | None = None
         self._epoch = 0
 
@@ -121,7 +122,8 @@ class _Supervisor:
                 self._step(supervision.WorkerReady())
                 if self._state.restarts:
                     self._say(f"worker {self._epoch} ready after {self._state.restarts} restart(s)")
-                elif self._state.phase is supervision.Phase.SERVING:
+                if self._state.phase is supervision.Phase.SERVING and not self._is_announced:
+                    self._is_announced = True
                     self._announce(event, self._ports)
             case control.Failed():
                 self._step(supervision.WorkerFailed(event.exit, event.text))

@@ -34,8 +34,8 @@ class Catalog:
         return [self._records[name] for name in sorted(self._records) if self._records[name].served]
 
     def table(self) -> Mapping[str, PublishedModel]:
-        """All that may be asked for now."""
-        return {record.name: publishable(record.served, record.labels) for record in self.served_models()}
+        """All that may be asked for. A model that is known and of which nothing serves is in it: its requests are worth another try."""
+        return {name: publishable(record.served, record.labels) for name, record in sorted(self._records.items())}
 
     def server_ready(self, strict: bool) -> bool:
         """Whether something serves and, where strict, every model of the start-up set is ready."""

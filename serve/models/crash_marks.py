@@ -55,6 +55,11 @@ class CrashMarks:
         """Forgets that a version killed a worker: somebody asked for it again. Raises OSError."""
         (self._failed / f"{model}@{version}").unlink(missing_ok=True)
 
+    def abandon(self) -> None:
+        """This worker ends because it was told to: what it is loading now is not to blame. Nothing may be loaded after this."""
+        for path in self._loading.glob(f"[!.]*@*@{os.getpid()}"):
+            path.unlink(missing_ok=True)
+
     @contextlib.contextmanager
     def loading(self, model: str, version: str) -> Iterator[None]:
         """Marks a version for as long as the block runs. Raises Unavailable when the mark cannot be written."""

@@ -36,6 +36,12 @@ class Deployer:
         self._retiring: dict[str, asyncio.Task[None]] = {}
         self._is_stopping = False
 
+    def announce(self, names: Iterable[str]) -> None:
+        """Makes models known of which nothing serves yet."""
+        for name in names:
+            self._catalog.find_or_add(name)
+        self._engine.publish(self._catalog.table())
+
     async def apply(self, plan: LoadPlan, record: ModelRecord, default_device: str, *, all_or_nothing: bool) -> Mapping[str, Exception]:
         """Builds what the plan says, then swaps it in. Returns version -> failure.
 
@@ -129,8 +135,7 @@ class Deployer:
         self._on_change()
 
     def _publish(self, record: ModelRecord, served: Mapping[str, Served], labels: Mapping[str, str]) -> None:
-        others = {name: model for name, model in self._catalog.table().items() if name != record.name}
-        self._engine.publish({**others, record.name: publishable(served, labels)} if served else others)
+        self._engine.publish({**self._catalog.table(), record.name: publishable(served, labels)})
 
     async def _discard(self, record: ModelRecord, built: Mapping[str, LoadedVersion], reason: str) -> None:
         """Closes versions that were never published."""

@@ -121,6 +121,7 @@ class ModelManager:
             if name not in found.models:
                 raise ConfigurationError(f"no model '{name}' in the repository; it has {', '.join(found.models) or 'none'}")
         self._catalog.start_up |= set(wanted)
+        self._deployer.announce(wanted)
         failures: dict[str, str] = {}
         n_done = 0
 

@@ -78,7 +78,8 @@ def results(server: RunningServer, stubs: Path) -> Callable[[Client], dict[str, 
         if not client.python.exists():
             pytest.skip(f"{client.environment} is not installed: run tools/client_venvs.sh")
         arguments = [json.dumps(server.addresses | {"stubs": str(stubs)}), *filter(None, [client.argument])]
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        # A sanitizer that is loaded before everything else is for the server.
+        environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LD_PRELOAD")}
         done = subprocess.run([client.python, client.path, *arguments], capture_output=True, text=True, timeout=SCRIPT_S, env=environment)
         lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"check"')]
         said = {line["check"]: line["error"] for line in lines}

@@ -16,8 +16,8 @@ from serve.errors import InternalError, InvalidArgument
 from serve.models.resolution import warmup_batch_sizes
 from serve.types import Duration
 from tests.core import onnx_models
-from tests.core.loopback import Loopback, scaled, version, wait_until
-from tests.core.plain_clients import grpc_infer, http_infer, http_request, http_tensor
+from tests.core.loopback import Loopback, native_threads, scaled, version, wait_until
+from tests.core.plain_clients import GRPC_INFER, grpc_infer, grpc_tensor, http_infer, http_request, http_tensor, unframe
 from tests.integration.models import slow
 
 Array = np.ndarray[Any, Any]
@@ -52,15 +52,13 @@ def test_warm_up_of_strings(tmp_path: Path, pool: InstancePool) -> None:
     assert list(native.run_times()) == [1, 2, 4]
 
 
-def test_a_model_that_refuses_made_up_input_stays_cold(tmp_path: Path, pool: InstancePool) -> None:
-    """Four elements in the shape [0], which copies the first dimension, 1: no such thing. A model that cannot run is an error, not a time."""
-    path = onnx_models.single_node(tmp_path / "m.onnx", "Reshape", [onnx_models.info("x", "FP32", ["n", 4]), onnx_models.info("s", "INT64", ["k"])],
-                                   [onnx_models.info("y", "FP32", None)])
+def test_a_model_that_cannot_run_is_not_warm(tmp_path: Path, pool: InstancePool) -> None:
+    """Four elements do not fit the shape [0], which copies the first dimension, 1. That is an error, and no measured time."""
+    inputs = [onnx_models.info("x", "FP32", ["n", 4]), onnx_models.info("s", "INT64", ["k"])]
+    path = onnx_models.single_node(tmp_path / "m.onnx", "Reshape", inputs, [onnx_models.info("y", "FP32", None)])
     native = version(path, pool, max_batch_size=0)
-    try:
+    with pytest.raises(InternalError, match="warm-up with 1 rows failed"):
         native.warm_up({"x": (1, 4), "s": (1,)}, ())
-    except InternalError as error:
-        assert "warm-up with 1 rows failed" in str(error)
     assert native.run_times() == {}
 
 
@@ -105,7 +103,7 @@ def test_statistics_of_a_version_that_nobody_asked(tmp_path: Path, pool: Instanc
 def waiting(tmp_path: Path) -> Iterator[tuple[Loopback, NativeVersion]]:
     """A version whose batches go when they have two rows, or after a minute."""
     with Loopback() as loop:
-        native = version(scaled(tmp_path, 2), loop.pool, preferred_batch_sizes=(2,), max_queue_delay_us=MINUTE_US, max_queue_size=3, warm={"x": (4,)})
+        native = version(scaled(tmp_path, 2), loop.pool, preferred_batch_sizes=(2,), max_queue_delay_us=MINUTE_US, warm={"x": (4,)})
         loop.table.publish({"m": ({"1": native}, native)})
         yield loop, native
 
@@ -139,15 +137,16 @@ def test_the_clients_deadline(waiting: tuple[Loopback, NativeVersion]) -> None:
     answer = loop.http().ask(http_infer(ones(), "m", "", "x-request-timeout-ms: 20"))
     assert (answer.status, answer.json()) == (504, {"error": "Request timeout expired"})
     client = loop.h2()
-    assert client.read(client.grpc(grpc_infer(ones()), "/inference.GRPCInferenceService/ModelInfer", ("grpc-timeout", "20m"))).fields["grpc-status"] == "4"
+    assert client.read(client.grpc(grpc_infer(ones()), GRPC_INFER, ("grpc-timeout", "20m"))).fields["grpc-status"] == "4"
     assert native.statistics().rejected["deadline"] == 2
     assert native.statistics().fail.count == 2
 
 
 def test_the_timeout_parameter(waiting: tuple[Loopback, NativeVersion]) -> None:
     loop, native = waiting
-    body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}], "parameters": {"timeout": 20_000}})
-    answer = loop.http().ask(http_request("/v2/models/m/infer", body.encode()))
+    inputs = [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]
+    body = json.dumps({"inputs": inputs, "parameters": {"timeout": 20_000}}).encode()
+    answer = loop.http().ask(http_request("/v2/models/m/infer", body))
     assert (answer.status, answer.json()) == (503, {"error": "Request timeout expired"})
     assert native.statistics().rejected["deadline"] == 1
 
@@ -172,14 +171,34 @@ def test_bad_requests_are_counted_and_harm_nobody(tmp_path: Path) -> None:
         loop.table.publish({"m": ({"1": native}, native)})
         client = loop.http()
         wrong = np.ones((1, 3), np.float32)
-        client.send(http_infer(ones()) + http_infer(wrong) + http_infer(ones(3)) + http_request("/v2/models/m/infer", b"{") + http_infer(ones(2), "other"))
+        torn = http_request("/v2/models/m/infer", b"{")
+        client.send(http_infer(ones()) + http_infer(wrong) + http_infer(ones(3)) + torn + http_infer(ones(2), "other"))
         assert [client.read().status for _ in range(5)] == [200, 400, 200, 400, 404]
         statistics = native.statistics()
         assert (statistics.success.count, statistics.rejected["invalid"]) == (2, 1)       # the others did not get as far as to a version
 
 
-def test_stopping_runs_what_is_queued_and_joins_every_thread(tmp_path: Path) -> None:
-    """More threads than runners: those that wait for one must end as well."""
+def test_stopping_the_pool_runs_what_is_queued_and_joins_every_thread(tmp_path: Path) -> None:
+    """More threads than runners: those that wait for one must end as well. What comes later is refused."""
+    with Loopback(instances=3) as loop:
+        native = version(slow(tmp_path / "slow.onnx"), loop.pool, max_batch_size=0, warm={"trips": (1,)})
+        loop.table.publish({"m": ({"1": native}, native)})
+        client = loop.h2()
+        body = json.dumps({"inputs": [{"name": "trips", "datatype": "INT64", "shape": [1], "data": [3000]}]}).encode()
+        streams = [client.open("/v2/models/m/infer") for _ in range(4)]
+        for stream in streams:
+            client.data(stream, body)
+        wait_until(lambda: queued(native) == 3, "one to run and three to wait")
+        loop.pool.stop()
+        assert native_threads() == ["io"]
+        assert [client.read(stream).status for stream in streams] == [200] * 4
+        assert native.statistics().execution_count == 4
+        late = client.open("/v2/models/m/infer")
+        client.data(late, body)
+        assert client.read(late).status == 503
+
+
+def test_stopping_the_server_takes_back_what_is_queued(tmp_path: Path) -> None:
     with Loopback(instances=3) as loop:
         native = version(slow(tmp_path / "slow.onnx"), loop.pool, max_batch_size=0, warm={"trips": (1,)})
         loop.table.publish({"m": ({"1": native}, native)})
@@ -191,7 +210,6 @@ def test_stopping_runs_what_is_queued_and_joins_every_thread(tmp_path: Path) -> 
         loop.stop()
         statistics = native.statistics()
         assert statistics.execution_count + statistics.rejected["cancelled"] == 4
-        assert statistics.execution_count >= 1
         assert native.is_idle()
 
 
@@ -200,7 +218,7 @@ def test_stopping_runs_what_is_queued_and_joins_every_thread(tmp_path: Path) -> 
 @pytest.mark.skipif(not io_loop.COUNTS_TENSOR_COPIES, reason="copies are counted in debug builds")
 @pytest.mark.parametrize("protocol", ["http/1.1", "grpc"])
 def test_copies_of_a_large_tensor(tmp_path: Path, protocol: str, record_property: Any) -> None:
-    """602,112 bytes, an image of 3 x 224 x 224 in FP32. HTTP/1.1 reads into the body, but for what came with the head; HTTP/2 goes through frames."""
+    """602,112 bytes, an image of 3 x 224 x 224 in FP32. HTTP/1.1 reads into the body, but for what came with the head; HTTP/2 by frames."""
     x = np.arange(3 * 224 * 224, dtype=np.float32).reshape(1, -1)
     assert x.nbytes == 602_112
     with Loopback() as loop:
@@ -209,7 +227,8 @@ def test_copies_of_a_large_tensor(tmp_path: Path, protocol: str, record_property
         gathered = native.copied_bytes()
         if protocol == "grpc":
             grpc = loop.h2()
-            check_grpc(grpc, grpc.grpc(grpc_infer(x)), x * 2)
+            (message,) = unframe(grpc.read(grpc.grpc(grpc_infer(x))).body)
+            np.testing.assert_array_equal(grpc_tensor(message), x * 2)
         else:
             np.testing.assert_array_equal(http_tensor(loop.http().ask(http_infer(x))), x * 2)
         gathered = native.copied_bytes() - gathered

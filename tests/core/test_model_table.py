@@ -80,8 +80,17 @@ def test_the_default_is_kept_alive_even_if_no_key_names_it(make_version: Any) ->
     assert n_versions() == before - 1
 
 
+def test_before_anything_is_published_another_try_is_worth_it() -> None:
+    reader = ReaderHarness(ModelTable(), 0)
+    reader.begin_turn()
+    assert reader.find(b"m") == (KINDS["UNAVAILABLE"], "the server is starting; try again")
+    reader.end_turn()
+    reader.close()
+
+
 def test_long_and_hostile_names_only_shorten_the_text(make_version: Any) -> None:
     table = ModelTable()
+    table.publish({})
     reader = ReaderHarness(table, 0)
     reader.begin_turn()
     kind, text = reader.find(b"\xff%s%n" * 1000)

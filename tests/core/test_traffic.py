@@ -30,8 +30,8 @@ class Expected:
 class Traffic:
     """Requests with values of their own, over many connections, and the answers that they must get."""
 
-    def __init__(self, loop: Loopback, factors: dict[tuple[str, str], float], default: dict[str, str], widths: dict[str, tuple[int, ...]]) -> None:
-        self.loop, self.factors, self.default, self.widths = loop, factors, default, widths
+    def __init__(self, factors: dict[tuple[str, str], float], default: dict[str, str], widths: dict[str, tuple[int, ...]]) -> None:
+        self.factors, self.default, self.widths = factors, default, widths
         self.random = np.random.default_rng(3)
         self.next_value = 1
         self.expected = {key: Expected() for key in factors}
@@ -124,20 +124,19 @@ def check_books(native: NativeVersion, expected: Expected) -> None:
 @pytest.mark.parametrize("by", ["whoever is free", "instance threads", "cold"])
 def test_rows_are_never_mixed_and_every_one_is_counted(tmp_path: Path, by: str) -> None:
     """Mixed sizes, shapes, models and versions over eight connections of two I/O threads."""
-    options = {"max_queue_delay_us": 1} if by == "instance threads" else {}
     with Loopback(io_threads=2, instances=3) as loop:
         factors = {("fixed", "1"): 1.0, ("fixed", "2"): 2.0, ("fixed", "3"): 4.0, ("free", "1"): -1.0}
-        paths = {key: scaled(tmp_path, factor, ("batch", 4) if key[0] == "fixed" else ("batch", "width")) for key, factor in factors.items()}
-        versions = {
-            (model, number): version(path, loop.pool, model, number, max_batch_size=16, instances=2, warm=None if by == "cold" else {"x": (4,)}, **options)
-            for (model, number), path in paths.items()
-        }
+        paths = {key: scaled(tmp_path, factor, ("batch", 4 if key[0] == "fixed" else "width")) for key, factor in factors.items()}
+        options = {"max_batch_size": 16, "instances": 2, "warm": None if by == "cold" else {"x": (4,)}}
+        if by == "instance threads":
+            options["max_queue_delay_us"] = 1
+        versions = {key: version(path, loop.pool, *key, **options) for key, path in paths.items()}
         default = {"fixed": "3", "free": "1"}
         loop.table.publish({
             model: ({number: native for (name, number), native in versions.items() if name == model}, versions[model, number])
             for model, number in default.items()
         })
-        traffic = Traffic(loop, factors, default, {"fixed": (4,), "free": (1, 4, 9)})
+        traffic = Traffic(factors, default, {"fixed": (4,), "free": (1, 4, 9)})
         run_rounds(loop, traffic, rounds=20, n=20)
         total = sum(expected.requests for expected in traffic.expected.values())
         assert total == 20 * 9 * 20

@@ -33,8 +33,8 @@ def said(actions: tuple[sv.Action, ...]) -> tuple[sv.Action, ...]:
     return tuple(a for a in actions if not isinstance(a, sv.Say))
 
 
-def test_a_dead_worker_is_replaced_after_a_delay_that_doubles() -> None:
-    state, now, delays = serving(), 0, []
+def test_a_worker_that_dies_before_it_is_ready_is_replaced_after_a_delay_that_doubles() -> None:
+    state, now, delays = sv.State(), 0, []
     for _ in range(10):
         state, actions = sv.step(state, sv.WorkerExited(-11), now)
         assert (state.phase, said(actions)) == (sv.Phase.BACKOFF, ())
@@ -43,16 +43,17 @@ def test_a_dead_worker_is_replaced_after_a_delay_that_doubles() -> None:
         now = state.wake_ns
         state, actions = sv.step(state, sv.Tick(), now)
         assert actions == (sv.Spawn(restarts=state.restarts),)
-        state, _ = sv.step(state, sv.WorkerReady(), now)
     assert [d // MS for d in delays] == [100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000, 10000]
     assert state.restarts == 10
 
 
-def test_a_healthy_minute_forgets_earlier_deaths() -> None:
+def test_a_worker_that_was_ready_is_replaced_at_once() -> None:
     state = serving(now_ns=5, deaths=7)
-    early, _ = sv.step(state, sv.WorkerExited(-9), 5 + sv.HEALTHY_NS - 1)
-    late, _ = sv.step(state, sv.WorkerExited(-9), 5 + sv.HEALTHY_NS)
-    assert (early.deaths, late.deaths) == (8, 1)
+    for restart in range(1, 10):
+        state, _ = sv.step(state, sv.WorkerExited(-9), restart)
+        assert (state.deaths, state.wake_ns) == (1, restart + sv.FIRST_DELAY_NS)
+        state, _ = sv.step(state, sv.Tick(), restart + sv.FIRST_DELAY_NS)
+        state, _ = sv.step(state, sv.WorkerReady(), restart)
 
 
 @pytest.mark.parametrize("code", [1, 3])

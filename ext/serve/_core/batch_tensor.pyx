@@ -8,7 +8,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 from posix.stdlib cimport posix_memalign
 
-from serve._core.copies cimport count_copy
+from serve._core.debug cimport count_copy
 from serve._core.failure cimport INTERNAL, INVALID_ARGUMENT, UNAVAILABLE, Failure, fail
 from serve._core.ort_api cimport (
     ALLOCATOR_ALLOC, ALLOCATOR_FREE, CREATE_TENSOR, CREATE_TENSOR_WITH_DATA, GET_DIMENSIONS, GET_DIMENSIONS_COUNT,

@@ -32,6 +32,13 @@ cdef enum ConnectionProtocol:
     PROTOCOL_HTTP1 = 1
     PROTOCOL_HTTP2 = 2
 
+cdef enum Goodbye:
+    # How far the drain of an HTTP/2 connection is.
+    GOODBYE_NOT_SAID = 0
+    GOODBYE_ANNOUNCED = 1           # a GOAWAY that still allows every stream is submitted
+    GOODBYE_ASKED = 2               # and behind it a PING: its answer tells that the peer has seen the GOAWAY
+    GOODBYE_FINAL = 3               # the GOAWAY that names the last stream is submitted
+
 cdef struct Limits:
     # Set before the threads start; immutable.
     size_t max_body                 # bytes of a message or body, also unpacked
@@ -198,7 +205,7 @@ cdef struct Connection:
     bint broken                     # close once everything is flushed, without lingering
     bint closing                    # close once everything is flushed
     bint lingering                  # our side is shut, the peer's rest is dropped
-    bint draining                   # told to close
+    int goodbye                     # HTTP/2: Goodbye
     void* owner                     # IoThread
     Hooks* hooks
     Connection* next
@@ -231,7 +238,7 @@ cdef struct Hooks:
     void (*on_data)(void* owner, Call* call) noexcept nogil                     # call.body grew (gRPC streams)
     void (*on_end)(void* owner, Call* call) noexcept nogil                      # the client has sent everything
     void (*on_gone)(void* owner, Call* call) noexcept nogil                     # about to be freed
-    bint (*has_room)(void* owner) noexcept nogil                                # in-flight bytes are within the worker's limit
+    bint (*has_room)(void* owner) noexcept nogil                                # in-flight bytes are within the limit; if not, counted
     uint64_t* held_bytes            # of this thread's calls and requests, a counter
     Limits* limits
     CallPool* pool

@@ -5,7 +5,7 @@ from libc.string cimport memcmp, memcpy, memset
 from serve._core.access_log cimport (ACCESS_GRPC, ACCESS_HTTP1, ACCESS_HTTP2, ACCESS_ID, ACCESS_METHOD, ACCESS_PATH,
                                      ACCESS_VERSION, AccessRecord, access_publish, access_slot)
 from serve._core.compression cimport encoding_accepted, encoding_from_name
-from serve._core.copies cimport count_copy
+from serve._core.debug cimport KEEPS_FREE, count_copy
 from serve._core.counters cimport counter_add, counter_read, counter_set
 from serve._core.failure cimport CANCELLED, GRPC_CODE, HTTP_STATUS, KIND_NAME, OK, UNAVAILABLE
 from serve._core.json_codec cimport json_encode_error
@@ -242,7 +242,7 @@ cdef void call_free(Call* call) noexcept nogil:
         connection.receiving = NULL
     connection.n_calls -= 1
     counter_set(&pool.live_calls, counter_read(&pool.live_calls) - 1)
-    if pool.n_calls >= FREE_LIMIT:
+    if not KEEPS_FREE or pool.n_calls >= FREE_LIMIT:
         arena_free(&call.arena)
         buffer_free(&call.body)
         buffer_free(&call.out)
@@ -347,7 +347,7 @@ cdef Request* request_new(CallPool* pool) noexcept nogil:
 
 cdef void request_free(CallPool* pool, Request* request) noexcept nogil:
     counter_set(&pool.live_requests, counter_read(&pool.live_requests) - 1)
-    if pool.n_requests >= FREE_LIMIT:
+    if not KEEPS_FREE or pool.n_requests >= FREE_LIMIT:
         arena_free(&request.arena)
         buffer_free(&request.body)
         buffer_free(&request.reply)

@@ -1,7 +1,8 @@
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
+from libcpp.atomic cimport memory_order_release
 
 from serve._core.call cimport *
 from serve._core.counters cimport counter_acquire, counter_add, counter_publish, counter_read
@@ -59,14 +60,50 @@ cdef void open_connection(IoThread* io, int fd) noexcept nogil:
     counter_add(&io.counters.accepted, 1)
 
 
-cdef void accept_some(IoThread* io, int listener) noexcept nogil:
+cdef void listen_for_connections(IoThread* io, int* listener, bint wanted) noexcept nogil:
+    cdef epoll_event event
+    if listener[0] < 0:
+        return
+    event.events = EPOLLIN if wanted else 0
+    event.data.ptr = listener
+    epoll_ctl(io.epoll, EPOLL_CTL_MOD, listener[0], &event)
+
+
+cdef bint accept_some(IoThread* io, int* listener) noexcept nogil:
     cdef int fd
     for _ in range(ACCEPT_TURN):
-        fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        fd = accept4(listener[0], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd >= 0:
             open_connection(io, fd)
+        elif errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
+            # What waits stays in the backlog, and would wake us without end: a sweep looks again.
+            io.accept_paused = True
+            listen_for_connections(io, listener, False)
+            return False
         elif errno != EINTR and errno != ECONNABORTED:
-            return
+            return False
+    return True
+
+
+cdef void resume_accepting(IoThread* io) noexcept nogil:
+    io.accept_paused = False
+    listen_for_connections(io, &io.listener_http, True)
+    listen_for_connections(io, &io.listener_grpc, True)
+
+
+cdef void leave(IoThread* io, int* listener) noexcept nogil:
+    if listener[0] < 0:
+        return
+    while accept_some(io, listener):
+        pass
+    epoll_ctl(io.epoll, EPOLL_CTL_DEL, listener[0], NULL)
+    listener[0] = -1
+
+
+cdef void stop_accepting(IoThread* io) noexcept nogil:
+    leave(io, &io.listener_http)
+    leave(io, &io.listener_grpc)
+    io.accepting.store(0, memory_order_release)         # Python may close the sockets
 
 
 cdef void close_connection(IoThread* io, Connection* connection) noexcept nogil:
@@ -231,7 +268,7 @@ cdef bint is_finished(Connection* connection) noexcept nogil:
 
 cdef void finish_connection(IoThread* io, Connection* connection) noexcept nogil:
     """Everything is sent. Close our side first: closing at once could reset the connection under the peer's last read."""
-    if connection.protocol == PROTOCOL_HTTP2 or connection.broken:
+    if connection.broken:
         close_connection(io, connection)
         return
     if not connection.lingering:

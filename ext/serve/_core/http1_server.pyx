@@ -4,7 +4,7 @@ from libc.string cimport memcmp, memmove, memset, strlen
 
 from serve._core.call cimport *
 from serve._core.compression cimport DEFLATE, GZIP
-from serve._core.copies cimport count_copy
+from serve._core.debug cimport count_copy
 from serve._core.failure cimport TOO_LARGE
 from serve._core.http1 cimport Head, http1_decode_chunks, http1_parse_head
 from serve._core.json_codec cimport json_encode_error
@@ -97,8 +97,9 @@ cdef int http1_flush(Connection* connection) noexcept nogil:
     cdef Call* call
     while http1_is_due(connection) and connection.out.length < FLUSH_LIMIT:
         call = connection.calls
-        if connection.hooks.draining or connection.receiving == call:
-            call.keep_alive = False                     # a body that nobody wants is not waited for
+        # Draining: whoever was read is answered, and the last one says goodbye. A body that nobody wants is not waited for.
+        if connection.hooks.draining and call.next == NULL and connection.input.length == 0 or connection.receiving == call:
+            call.keep_alive = False
         if put_head(connection, call):
             return -1
         if not (call.method.length == 4 and memcmp(call.method.data, b"HEAD", 4) == 0):

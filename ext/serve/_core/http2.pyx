@@ -119,6 +119,9 @@ cdef int on_data_chunk(nghttp2_session* session, uint8_t flags, int32_t stream_i
 cdef int on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept nogil:
     cdef Connection* connection = <Connection*>user
     cdef Call* call
+    if frame.hd.type == NGHTTP2_PING and frame.hd.flags & NGHTTP2_FLAG_ACK and connection.goodbye == GOODBYE_ASKED:
+        http2_shutdown(connection)                      # the peer has seen the first GOAWAY: no other stream is on its way
+        return 0
     if frame.hd.type != NGHTTP2_DATA and frame.hd.type != NGHTTP2_HEADERS:
         return 0
     call = call_of(session, frame.hd.stream_id)
@@ -357,10 +360,17 @@ cdef int http2_fill(Connection* connection, size_t limit) noexcept nogil:
 
 
 cdef void http2_announce_shutdown(Connection* connection) noexcept nogil:
+    connection.goodbye = GOODBYE_ANNOUNCED
     nghttp2_submit_shutdown_notice(connection.session)
 
 
+cdef void http2_ask_shutdown(Connection* connection) noexcept nogil:
+    connection.goodbye = GOODBYE_ASKED
+    nghttp2_submit_ping(connection.session, NGHTTP2_FLAG_NONE, NULL)    # not sooner: nghttp2 sends a PING before everything else
+
+
 cdef void http2_shutdown(Connection* connection) noexcept nogil:
+    connection.goodbye = GOODBYE_FINAL
     nghttp2_submit_goaway(connection.session, 0, nghttp2_session_get_last_proc_stream_id(connection.session), NGHTTP2_NO_ERROR, NULL, 0)
 
 

@@ -30,7 +30,10 @@ cdef bint has_room(void* owner) noexcept nogil:
     cdef int i
     for i in range(io.shared.n_threads):
         held += counter_read(&io.shared.counters[i].held_bytes)
-    return held <= io.shared.limits.max_in_flight
+    if held <= io.shared.limits.max_in_flight:
+        return True
+    counter_add(&io.counters.refused_in_flight, 1)
+    return False
 
 
 cdef void list_deadline(IoThread* io, Request* request) noexcept nogil:
@@ -106,7 +109,6 @@ cdef void submit(IoThread* io, Call* call, Request* request, size_t received) no
     counter_add(&pins.taken, 1)
     request.pins = pins
     if not has_room(io):
-        counter_add(&io.counters.refused_in_flight, 1)
         fail(&request.failure, UNAVAILABLE, b"more than %zu bytes of requests in flight; try again", io.shared.limits.max_in_flight)
     elif request.failure.kind == OK and infer_decode(request, io.snapshot, call.model, call.number, call.json_length) == 0:
         set_deadline(io, call, request)

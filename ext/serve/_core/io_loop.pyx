@@ -13,7 +13,7 @@ from serve._core.batcher cimport batch_destroy, batch_init
 from serve._core.call cimport *
 from serve._core.connection_io cimport IN_SIZE, accept_some, bury, close_connection, flush_dirty, read_connection
 from serve._core.control_queue cimport ControlQueue
-from serve._core.copies cimport COUNTS_COPIES
+from serve._core.debug cimport COUNTS_COPIES
 from serve._core.counters cimport counter_add, counter_read
 from serve._core.dispatch cimport dispatch_init
 from serve._core.http2 cimport http2_destroy, http2_init
@@ -113,9 +113,9 @@ cdef void take_mail(IoThread* io) noexcept nogil:
 cdef void handle_event(IoThread* io, epoll_event* event, uint8_t* buffer) noexcept nogil:
     cdef Connection* connection
     if event.data.ptr == &io.listener_http:
-        accept_some(io, io.listener_http)
+        accept_some(io, &io.listener_http)
     elif event.data.ptr == &io.listener_grpc:
-        accept_some(io, io.listener_grpc)
+        accept_some(io, &io.listener_grpc)
     elif event.data.ptr == &io.mailbox:
         drain(io.mailbox.wake_fd)
     else:
@@ -183,12 +183,16 @@ cdef void* io_main(void* argument) noexcept nogil:
 
 
 cdef void close_all(IoThread* io) noexcept nogil:
-    """After join, with the instance pool stopped: nothing is lent to it any more."""
+    """After join. What is queued is taken back: nobody is left to read its answer."""
     io.hooks.now = now_ns()
     while io.connections != NULL:
         close_connection(io, io.connections)
-    take_mail(io)
     dispatch_pending(io)
+
+
+cdef void collect_all(IoThread* io) noexcept nogil:
+    """With the instance pools stopped: nothing is lent to them any more."""
+    take_mail(io)
     bury(io)
 
 
@@ -268,6 +272,8 @@ cdef class Server:
         io.snapshot = NULL
         io.draining = False
         io.n_lent = 0
+        io.accept_paused = False
+        io.accepting.store(1)
         io.turn_calls = 0
         io.drain_from = io.next_deadlines = io.next_sweep = io.next_second = io.poll_again = 0
         io.gap_ns = 4 * self.shared.busy_poll_ns
@@ -319,8 +325,18 @@ cdef class Server:
             self.n_started += 1
 
     def drain(self):
-        """Accept no more, ask clients to go, finish what is in flight. Poll `connections` to see when it is done."""
+        """Ask clients to go, finish what is in flight, accept no more. Poll `is_accepting` to see when the listening sockets can be
+        closed, `connections` to see when it is done."""
         self.set_phase(1)
+
+    @property
+    def is_accepting(self):
+        """Whether an I/O thread still uses its listening sockets."""
+        cdef int i
+        for i in range(self.count):
+            if self.threads[i].accepting.load(memory_order_acquire):
+                return True
+        return False
 
     cdef int set_phase(self, int phase) except -1:
         cdef int i
@@ -339,9 +355,11 @@ cdef class Server:
             for i in range(self.n_started):
                 thread_join(self.threads[i].thread, NULL)
         self.n_started = 0
-        stop_pools()
         for i in range(self.count):
             close_all(self.threads[i])
+        stop_pools()
+        for i in range(self.count):
+            collect_all(self.threads[i])
         self.table.forget_readers()
         self.running = False
         alive.discard(self)

@@ -57,9 +57,10 @@ cdef cppclass IoThread:
     int epoll
     int listener_http
     int listener_grpc
+    atomic[int] accepting               # the listening sockets are in use; stays 0 once it is
+    bint accept_paused                  # no descriptor is left: the listeners are not listened to until the next sweep
     bint draining
     uint64_t drain_from
-    uint64_t drain_until
     uint64_t next_sweep
     uint64_t next_deadlines
     uint64_t next_second

@@ -28,6 +28,8 @@ cdef int snapshot_find(const Snapshot* snapshot, Slice name, Slice number, Versi
     cdef int shown = <int>min(name.length, <size_t>128)
     while True:
         entry = snapshot.slots[slot]
+        if entry == NULL and snapshot.generation == 0:
+            return fail(failure, UNAVAILABLE, b"the server is starting; try again")
         if entry == NULL:
             return fail(failure, NOT_FOUND, b"Request for unknown model: '%.*s' is not found", shown, <const char*>name.data)
         if entry.hash == hash and slice_equal(entry.name, name):
@@ -159,6 +161,7 @@ cdef class ModelTable:
         """Swap in {name: ({version or label: NativeVersion}, default or None)}; returns the generation. Never blocks traffic."""
         names = Names()
         cdef Snapshot* old
+        cdef uint64_t generation = 0
         with self.lock:
             old = self.current.exchange(build(self.generation + 1, models, names))      # pairs with Reader.turn in the I/O loop
             self.generation += 1

@@ -43,7 +43,7 @@ cdef extern from "<nghttp2/nghttp2.h>" nogil:
     enum:
         NGHTTP2_NV_FLAG_NONE, NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_COPY_VALUE
         NGHTTP2_DATA_FLAG_EOF, NGHTTP2_DATA_FLAG_NO_END_STREAM
-        NGHTTP2_FLAG_NONE, NGHTTP2_FLAG_END_STREAM, NGHTTP2_DATA, NGHTTP2_HEADERS, NGHTTP2_HCAT_REQUEST
+        NGHTTP2_FLAG_NONE, NGHTTP2_FLAG_END_STREAM, NGHTTP2_FLAG_ACK, NGHTTP2_DATA, NGHTTP2_HEADERS, NGHTTP2_PING, NGHTTP2_HCAT_REQUEST
         NGHTTP2_ERR_DEFERRED, NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE, NGHTTP2_ERR_CALLBACK_FAILURE
         NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, NGHTTP2_SETTINGS_MAX_FRAME_SIZE
         NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
@@ -82,6 +82,7 @@ cdef extern from "<nghttp2/nghttp2.h>" nogil:
     int nghttp2_session_consume_connection(nghttp2_session*, size_t)
     int nghttp2_session_consume_stream(nghttp2_session*, int32_t, size_t)
     int nghttp2_submit_shutdown_notice(nghttp2_session*)
+    int nghttp2_submit_ping(nghttp2_session*, uint8_t, const uint8_t*)
     int nghttp2_submit_goaway(nghttp2_session*, uint8_t, int32_t, uint32_t, const uint8_t*, size_t)
     int nghttp2_submit_response(nghttp2_session*, int32_t, const nghttp2_nv*, size_t, const nghttp2_data_provider*)
     int nghttp2_submit_trailer(nghttp2_session*, int32_t, const nghttp2_nv*, size_t)

@@ -1,6 +1,8 @@
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
+from serve._core.debug cimport KEEPS_FREE
+
 
 cdef void* slab_malloc(size_t size, void* user) noexcept nogil:
     cdef Slab* slab = <Slab*>user
@@ -32,7 +34,7 @@ cdef void slab_free(void* data, void* user) noexcept nogil:
         return
     block = <SlabBlock*>data - 1
     slab.live -= 1
-    if block.size_class == 0 or slab.n_free[block.size_class] >= SLAB_KEEP:
+    if not KEEPS_FREE or block.size_class == 0 or slab.n_free[block.size_class] >= SLAB_KEEP:
         free(block)
         return
     block.next = slab.free[block.size_class]

@@ -1,17 +1,18 @@
 from libc.stdint cimport uint64_t
+from libcpp.atomic cimport memory_order_relaxed
 
 from serve._core.call cimport *
-from serve._core.connection_io cimport accept_some, close_connection
+from serve._core.connection_io cimport close_connection, resume_accepting, stop_accepting
 from serve._core.answering cimport mark_dirty
-from serve._core.failure cimport REQUEST_TIMEOUT
+from serve._core.failure cimport REQUEST_TIMEOUT, UNAVAILABLE
 from serve._core.http1_server cimport http1_refuse
-from serve._core.http2 cimport http2_announce_shutdown, http2_answer, http2_shutdown
-from serve._core.posix cimport EPOLL_CTL_DEL, epoll_ctl
+from serve._core.http2 cimport http2_announce_shutdown, http2_answer, http2_ask_shutdown, http2_shutdown
 
 cdef enum:
     LINGER_NS = 2000000000          # how long the peer may take to read our last answer
     BODY_GRACE_NS = 5000000000      # before the body rate counts
-    GOAWAY_GRACE_NS = 100000000
+    HANDSHAKE_NS = 100000000        # of a drain: connections whose handshake is under way are still accepted
+    GOAWAY_GRACE_NS = 1000000000    # how long a client may take to see the first GOAWAY
     IDLE_DRAIN_NS = 300000000       # a client may be sending on a connection that looks idle to us
 
 
@@ -54,13 +55,34 @@ cdef void sweep_http2(IoThread* io, Connection* connection, uint64_t now) noexce
         call = call.next
 
 
-cdef void drain_connection(IoThread* io, Connection* connection, uint64_t now) noexcept nogil:
-    if connection.protocol == PROTOCOL_HTTP2:
-        if now > io.drain_from + GOAWAY_GRACE_NS and not connection.draining:
-            connection.draining = True
-            http2_shutdown(connection)
+cdef void end_idle_streams(IoThread* io, Connection* connection) noexcept nogil:
+    """Streams of inferences would never end by themselves. What they were asked is answered first."""
+    cdef Call* call = connection.calls
+    while call != NULL:
+        if call.kind == CALL_INFER_STREAM and call.n_requests == 0 and not call.ended:
+            call_refuse(call, UNAVAILABLE, b"the server is shutting down")
+            http2_answer(call)
             mark_dirty(io, connection)
-    elif connection.calls == NULL and connection.input.length == 0 and now > max(io.drain_from, connection.t_progress) + IDLE_DRAIN_NS:
+        call = call.next
+
+
+cdef void drain_http2(IoThread* io, Connection* connection, uint64_t now) noexcept nogil:
+    if connection.goodbye == GOODBYE_ANNOUNCED:
+        http2_ask_shutdown(connection)
+        mark_dirty(io, connection)
+    elif connection.goodbye == GOODBYE_ASKED and now > io.drain_from + GOAWAY_GRACE_NS:
+        http2_shutdown(connection)                      # it does not answer our PING
+        mark_dirty(io, connection)
+    if now > io.drain_from + IDLE_DRAIN_NS:
+        end_idle_streams(io, connection)
+
+
+cdef void drain_http1(IoThread* io, Connection* connection, uint64_t now) noexcept nogil:
+    if now <= io.drain_from + IDLE_DRAIN_NS:
+        return
+    if connection.last_call != NULL:
+        connection.last_call.keep_alive = False         # who never stops pipelining is told where to stop
+    elif connection.input.length == 0 and now > connection.t_progress + IDLE_DRAIN_NS:
         close_connection(io, connection)
 
 
@@ -81,21 +103,22 @@ cdef void sweep(IoThread* io, uint64_t now) noexcept nogil:
         else:
             sweep_http1(io, connection, now)
         if connection.open and io.draining:
-            drain_connection(io, connection, now)
+            if connection.protocol == PROTOCOL_HTTP2:
+                drain_http2(io, connection, now)
+            else:
+                drain_http1(io, connection, now)
         connection = following
+    if io.accept_paused:
+        resume_accepting(io)
+    if io.draining and now > io.drain_from + HANDSHAKE_NS and io.accepting.load(memory_order_relaxed):
+        stop_accepting(io)
 
 
 cdef void begin_drain(IoThread* io, uint64_t now) noexcept nogil:
-    """Take what the kernel has accepted for us already, then no more; ask the clients to go."""
+    """Ask the clients to go. Whose handshake is under way may still come, for HANDSHAKE_NS."""
     cdef Connection* connection
     io.draining = io.hooks.draining = True
     io.drain_from = now
-    if io.listener_http >= 0:
-        accept_some(io, io.listener_http)
-        epoll_ctl(io.epoll, EPOLL_CTL_DEL, io.listener_http, NULL)
-    if io.listener_grpc >= 0:
-        accept_some(io, io.listener_grpc)
-        epoll_ctl(io.epoll, EPOLL_CTL_DEL, io.listener_grpc, NULL)
     connection = io.connections
     while connection != NULL:
         if connection.protocol == PROTOCOL_HTTP2:

@@ -141,7 +141,7 @@ class FakeEngine:
         self.tables.append(self.table)
 
     def served(self) -> dict[str, list[str]]:
-        return {name: list(model.versions) for name, model in self.table.items()}
+        return {name: list(model.versions) for name, model in self.table.items() if model.versions}
 
     def assert_nothing_leaked(self) -> None:
         """Every version that was ever loaded is published, or was closed exactly once, when it was not published any more."""

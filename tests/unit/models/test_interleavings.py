@@ -161,11 +161,12 @@ def test_operations_on_a_model_run_in_the_order_of_asking(bench: Bench) -> None:
         gate.opened.set()
         await asyncio.gather(first, *later)
         assert [{name: list(model.versions) for name, model in table.items()} for table in bench.engine.tables] == [
+            {"m": []},
             {"m": ["1"]},
             {"m": ["1", "2"]},
-            {},
+            {"m": []},
             {"m": ["1"]},
-            {},
+            {"m": []},
         ]
 
     run(bench, scenario)
