@@ -28,7 +28,7 @@ from serve.config import Settings, instances_on
 from serve.control import Drained, Failed, InputLine, ModelLine, Ready
 from serve.cpus import available_cpus
 from serve.errors import ConfigurationError, HeadraceError
-from serve.listeners import refuse_newcomers
+from serve.listeners import connections_allowed, refuse_newcomers
 from serve.models.crash_marks import CrashMarks
 from serve.models.disk import DiskRepository
 from serve.models.lifecycle import LifecycleOptions, ModelManager, Progress
@@ -99,10 +99,13 @@ class Worker:
 
     def _native_server(self) -> Server:
         limits = self.settings.limits
+        max_connections = connections_allowed(limits.max_connections)
+        if max_connections < limits.max_connections:
+            _log.warning("too few open files are allowed for max_connections", max_connections=limits.max_connections, used=max_connections)
         n_threads = self.settings.io_threads + instances_on(self.settings, self.device != "cpu")
         return Server(
             self.sockets["http"], self.sockets["grpc"], self.table, self.control,
-            max_body=limits.max_body_bytes, max_in_flight=limits.max_in_flight_bytes, max_connections=limits.max_connections,
+            max_body=limits.max_body_bytes, max_in_flight=limits.max_in_flight_bytes, max_connections=max_connections,
             max_streams=limits.max_streams, header_timeout_s=limits.header_timeout_s, idle_timeout_s=limits.idle_timeout_s,
             deadline_cap_s=limits.max_deadline_s, min_body_rate=limits.min_body_rate, busy_poll_us=self.settings.busy_poll_us,
             cores_are_scarce=available_cpus() <= n_threads, access_log=self.settings.access_log,
@@ -256,7 +259,7 @@ def main() -> int:
     """Run one worker; returns its exit code (defaults: 0 drained, 1 configuration, 3 no model)."""
     channel = WorkerChannel.open()
     settings = channel.start.settings
-    logs = configure_logs(_log_settings(settings.log_level), sys.stderr, style="json" if settings.log_format == "json" else "auto")
+    logs = configure_logs(_log_settings(settings.log_level), sys.stderr, style="json" if settings.log_format == "json" else "console")
     cpus = available_cpus()
     try:
         several = instances_on(settings, on_gpu=False) > 1

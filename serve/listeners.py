@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import errno
+import resource
 import socket
 import struct
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from serve.control import Sockets
 from serve.errors import ConfigurationError
 
 BACKLOG = 1024
+RESERVED_DESCRIPTORS = 128      # for models, state, metrics and admin, whatever clients do
 _SO_ATTACH_FILTER = 26
 # Classic BPF over a TCP segment: drop it when SYN is set and ACK is not. Each line: code, jump if true, jump if false, operand.
 _NO_SYN = (
@@ -100,6 +102,16 @@ def _bind_group(name: str, host: str, port: int, count: int) -> tuple[socket.soc
             raise PortInUse(f"{name} port {port} on {host} is in use; choose another with --{name}-port, or 0 for a free one") from error
         raise ConfigurationError(f"cannot listen on {host} port {port} ({name}): {error.strerror or error}") from error
     return tuple(sockets)
+
+
+def connections_allowed(wanted: int) -> int:
+    """How many connections the limit of open files has room for, at most `wanted`; it is raised first, as far as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = wanted + RESERVED_DESCRIPTORS
+    if soft < enough and soft != hard:
+        soft = enough if hard == resource.RLIM_INFINITY else min(hard, enough)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(wanted, max(1, soft - RESERVED_DESCRIPTORS))
 
 
 def refuse_newcomers(listener: socket.socket) -> None:

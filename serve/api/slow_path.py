@@ -11,6 +11,9 @@ from serve.api.grpc import GrpcApi, unknown_method
 from serve.api.http import HttpApi, HttpRequest
 from serve.errors import DeadlineExceeded, HeadraceError, InternalError, InvalidArgument, Unavailable, grpc_code, http_status
 
+# A unary call is one message behind its headers; whoever sends only headers does not hold a task for ever.
+MESSAGE_TIMEOUT_S = 10.0
+
 EventKind = Literal["message", "half_close", "cancel"]
 EventSink = Callable[[EventKind, bytes], None]  # where the events of a gRPC call go
 
@@ -63,8 +66,12 @@ class _Messages:
             yield message
 
     async def only(self) -> bytes:
-        """The one message of a unary call. Raises InvalidArgument when the client closes without one."""
-        message = await self._queue.get()
+        """The one message of a unary call. Raises InvalidArgument when the client closes without one, DeadlineExceeded when none comes."""
+        try:
+            async with asyncio.timeout(MESSAGE_TIMEOUT_S):
+                message = await self._queue.get()
+        except TimeoutError:
+            raise DeadlineExceeded(f"no message came within {MESSAGE_TIMEOUT_S:g} s") from None
         if message is None:
             raise InvalidArgument("the call ended without a message")
         return message

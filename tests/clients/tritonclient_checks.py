@@ -118,7 +118,7 @@ def check_load_and_unload(session: Session) -> None:
     assert config.get("config", config)["max_batch_size"] == 8
     client.unload_model(name)
     assert client.is_model_ready(name) is False
-    assert f"Request for unknown model: '{name}' is not found" in raised(lambda: session.infer(name, x)).message()
+    assert f"Request for unknown model: '{name}' has no available versions" in raised(lambda: session.infer(name, x)).message()
     harness.break_model(folder)
     assert f"failed to load '{name}'" in raised(lambda: client.load_model(name)).message()
     assert "failed to load 'nowhere'" in raised(lambda: client.load_model("nowhere")).message()

@@ -90,7 +90,7 @@ class Loopback:
         self.stop()
         for row in self.server.counters():
             assert (row["live_calls"], row["live_requests"], row["held_bytes"]) == (0, 0, 0), row
-        assert native_threads() == []
+        wait_until(lambda: native_threads() == [], "the threads to be gone")     # a joined one may still be listed for a moment
         self.table.publish({})
         assert self.table.reclaim() == 0
 

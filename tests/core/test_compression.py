@@ -111,20 +111,20 @@ def test_the_limit_is_exact(encoding: int, size: int) -> None:
 
 
 @ENCODINGS
-def test_ratio_applies_from_64_kib_on(encoding: int) -> None:
-    assert inflate(encoding, PACK[encoding](bytes(65_536))) == bytes(65_536)
-    assert refusal(encoding, PACK[encoding](bytes(65_537))) == TOO_LARGE
+def test_ratio_applies_from_1_mib_on(encoding: int) -> None:
+    assert inflate(encoding, PACK[encoding](bytes(MIB))) == bytes(MIB)
+    assert refusal(encoding, PACK[encoding](bytes(MIB + 1))) == TOO_LARGE
 
 
 def test_ratio_is_exact() -> None:
-    noise = bytes((i * i ^ i >> 3) % 256 for i in range(2000))
+    noise = random.Random(1).randbytes(12_000)
 
     def packed(n_zeros: int) -> bytes:
         return zlib.compress(noise + bytes(n_zeros))
 
-    fits = max(n for n in range(60_000, 400_000, 500) if n + len(noise) <= 100 * len(packed(n)))
+    fits = max(n for n in range(1_100_000, 2_000_000, 5000) if n + len(noise) <= 100 * len(packed(n)))
     assert inflate(DEFLATE, packed(fits)) == noise + bytes(fits)
-    assert refusal(DEFLATE, packed(fits + 5000)) == TOO_LARGE
+    assert refusal(DEFLATE, packed(fits + 50_000)) == TOO_LARGE
 
 
 @ENCODINGS

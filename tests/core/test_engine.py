@@ -190,7 +190,7 @@ def test_stopping_the_pool_runs_what_is_queued_and_joins_every_thread(tmp_path: 
             client.data(stream, body)
         wait_until(lambda: queued(native) == 3, "one to run and three to wait")
         loop.pool.stop()
-        assert native_threads() == ["io"]
+        wait_until(lambda: native_threads() == ["io"], "the instance threads to be gone")
         assert [client.read(stream).status for stream in streams] == [200] * 4
         assert native.statistics().execution_count == 4
         late = client.open("/v2/models/m/infer")

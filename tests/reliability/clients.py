@@ -166,6 +166,16 @@ def busy_message(trips: int, model: str = "busy", **parameters: Any) -> Any:
     return message(model, struct.pack("<q", trips), [1], name="trips", datatype="INT64", **parameters)
 
 
+def until_error(stream: Any) -> tuple[list[Any], grpc.StatusCode]:
+    """The messages of a stream that ends with an error, and its status."""
+    got: list[Any] = []
+    try:
+        got.extend(stream)
+    except grpc.RpcError as error:
+        return got, error.code()        # type: ignore[attr-defined]
+    raise AssertionError("the stream ended without an error")
+
+
 def float_of(response: Any) -> float:
     value: float = struct.unpack_from("<f", response.raw_output_contents[0])[0]
     return value

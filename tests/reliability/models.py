@@ -27,9 +27,15 @@ def quick(root: Path, name: str = "quick", version: int = 1, factor: float = 2.0
         [onnx_models.info("y", "FP32", ["batch", "width"])], [numpy_helper.from_array(np.array(factor, np.float32), "factor")])
 
 
-def waiting(root: Path, name: str = "waiting", **config: object) -> None:
-    """y = x, FP32 [batch]: a batch runs when two rows are there, else after a minute; what waits is queued, for sure."""
-    onnx_models.identity(place(root, name, max_queue_delay_us=WAIT_US, preferred_batch_sizes=[2], **config), "FP32", ("batch",))
+def waiting(root: Path, name: str = "waiting", rows: int = 2, **config: object) -> None:
+    """y = x, FP32 [batch]: a batch runs when so many rows are there, else after a minute; what waits is queued, for sure."""
+    onnx_models.identity(place(root, name, max_queue_delay_us=WAIT_US, preferred_batch_sizes=[rows], **config), "FP32", ("batch",))
+
+
+def echo(root: Path, name: str = "echo", values: int = 1 << 18) -> None:
+    """n FP32 [1] → y FP32 [values], all of them n: a small question with an answer of 1 MB."""
+    onnx_models.single_node(place(root, name), "Expand", [onnx_models.info("n", "FP32", [1])], [onnx_models.info("y", "FP32", [values])],
+                            [numpy_helper.from_array(np.array([values], np.int64), "shape")])
 
 
 def _loop(path: Path, count: str, inputs: list[object], outputs: list[object], nodes: list[object], initializers: list[object]) -> None:

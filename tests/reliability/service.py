@@ -27,15 +27,17 @@ def eventually(condition: Callable[[], object], within_s: float, what: str) -> N
 
 
 class Service:
-    """One supervisor with its worker. folder: for its state and its log."""
+    """One supervisor with its worker. folder: for its state and its log. descriptors: its limit of open files."""
 
-    def __init__(self, folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, *arguments: str, environment: dict[str, str] | None = None, descriptors: int | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.state = folder / "state"
         self.log = folder / "log"
         self.ports: dict[str, int] = {}
         command = [sys.executable, "-m", "serve.cli", "serve", "--state-dir", str(self.state), "--log-format", "json", "--device", "cpu",
                    "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--admin-port", "0", *arguments]
+        if descriptors is not None:
+            command = ["prlimit", f"--nofile={descriptors}:{descriptors}", *command]
         with self.log.open("wb") as sink:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=sink, env=environment)
         self.supervisor = psutil.Process(self.process.pid)
@@ -122,3 +124,9 @@ def serving(folder: Path, *arguments: str, environment: dict[str, str] | None = 
 def faults(service: Service) -> list[str]:
     """Lines of the log that no test expects: errors, tracebacks, reports of a sanitizer."""
     return service.lines(r'^.*(?:"level": ?"(?:error|critical)"|Traceback|Sanitizer|corrupted|assert).*$')
+
+
+def assert_nothing_is_held(service: Service) -> None:
+    """Whatever was asked, in the end nothing of it is left: no connection, no request, no byte."""
+    names = ("headrace_in_flight", "headrace_queue_depth", "headrace_in_flight_bytes", "headrace_connections")
+    eventually(lambda: [service.metric(name) for name in names] == [0.0] * len(names), 20, "everything given back")

@@ -16,7 +16,7 @@ import pytest
 from serve.protocol import messages
 from tests.reliability import clients, models
 from tests.reliability.clients import INFER, STREAM, WATCH, Http
-from tests.reliability.load import BROKEN, REFUSED, TOLD, Load, fresh, keep_alive
+from tests.reliability.load import REFUSED, TOLD, Load, fresh, keep_alive
 from tests.reliability.raw_http2 import ACK, DATA, END_STREAM, GOAWAY, HEADERS, LAST_POSSIBLE_STREAM, PING, Http2, frame, last_stream
 from tests.reliability.service import Service, eventually, serving
 
@@ -195,11 +195,9 @@ def test_health_watches_end(service: Service, other_half: OtherHalf) -> None:
         long.send(clients.waiting())
         in_flight(service, "waiting", 1)
         service.send_signal(signal.SIGTERM)
-        states = []
-        with pytest.raises(grpc.RpcError) as ended:
-            states += [answer.status for answer in watch]
-        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE     # type: ignore[attr-defined]
-        assert set(states) <= {messages.HealthCheckResponse.NOT_SERVING}
+        states, status = clients.until_error(watch)
+        assert status is grpc.StatusCode.UNAVAILABLE
+        assert {state.status for state in states} <= {messages.HealthCheckResponse.NOT_SERVING}
         assert not select.select([long.socket], [], [], 0)[0], "they end at once, not with the process"
         other_half.release()
         assert clients.value_of(long.answer()) == 1.0
@@ -220,12 +218,9 @@ def test_inference_streams_answer_what_they_have_and_end(service: Service, other
         in_flight(service, "waiting", 1)
         service.send_signal(signal.SIGTERM)
         for stream, values in ((idle, []), (working, [1.0, 10.0])):
-            got = []
-            with pytest.raises(grpc.RpcError) as ended:
-                for answer in stream:
-                    got.append(clients.float_of(answer.infer_response))
-            assert got == values
-            assert ended.value.code() is grpc.StatusCode.UNAVAILABLE     # type: ignore[attr-defined]
+            got, status = clients.until_error(stream)
+            assert [clients.float_of(answer.infer_response) for answer in got] == values
+            assert status is grpc.StatusCode.UNAVAILABLE
             if stream is idle:
                 other_half.release()
         assert service.wait(QUICK_EXIT_S) == 0

@@ -106,7 +106,8 @@ cdef void dequeue(Pool* pool, Request* request) noexcept nogil:
 
 
 cdef inline Decision decide(const Version* version, const Bucket* bucket, uint64_t now) noexcept nogil:
-    return batch_decide(version.max_batch, version.preferred, version.n_preferred, version.delay_ns, bucket.rows, bucket.head.t_queued, now)
+    cdef uint64_t delay_ns = 0 if (<Pool*>version.pool).stopping else version.delay_ns     # nobody else will come: nothing to wait for
+    return batch_decide(version.max_batch, version.preferred, version.n_preferred, delay_ns, bucket.rows, bucket.head.t_queued, now)
 
 
 cdef Bucket* best_bucket(Version* version, uint64_t now, int64_t* rows, uint64_t* wait_until) noexcept nogil:
@@ -227,7 +228,8 @@ cdef int pool_take_inline(Pool* pool, Batch* batch, uint64_t now, uint64_t longe
     mutex_lock(&pool.lock)
     version = pool.active
     while version != NULL:
-        if version.may_inline and not version.running and not version.delay_ns:        # nobody else is at it
+        # Nobody else is at it, and it has not kept an I/O thread waiting lately.
+        if version.may_inline and not version.running and not version.delay_ns and now >= counter_read(&version.inline_from):
             bucket = best_bucket(version, now, &rows, &wait_until)
             if bucket != NULL and is_short(version, rows, longest_ns):
                 break

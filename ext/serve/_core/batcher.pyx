@@ -19,6 +19,9 @@ from serve._core.version cimport BatchCounters, MAX_INSTANCES, MAX_IO_THREADS
 
 cdef enum:
     BATCHES_COUNTED = 1024              # batch sizes with counters of their own
+    SURPRISE_NS = 2000000               # a run of a model measured as short that takes longer than this ...
+    SURPRISE_SHARE = 100                # ... bans it from I/O threads for so many times as long: 1 % of their time at most
+    SURPRISE_BAN_S = 60                 # and at most so long
 
 
 # --- running a batch ----------------------------------------------------------------------------------------------------
@@ -64,6 +67,8 @@ cdef void count_batch(Version* version, int thread, int64_t rows, uint64_t start
     cdef uint64_t before = counter_read(&version.run_ns[index])
     cdef uint64_t took = end - start
     # A run that was descheduled says nothing about the model: one sample moves the average by an eighth at most.
+    if took > SURPRISE_NS and version.may_inline:
+        counter_set(&version.inline_from, end + min(took * SURPRISE_SHARE, <uint64_t>SURPRISE_BAN_S * 1000000000))
     counter_set(&version.run_ns[index], took if before == 0 else before - before // 8 + min(took, 2 * before) // 8)
     if stats == NULL:
         return

@@ -165,6 +165,8 @@ cdef struct Call:
     Slice version_served
     Buffer out                      # body, or framed gRPC messages
     size_t out_sent
+    size_t held_out                 # what of it counts for the in-flight budget
+    uint64_t t_sent                 # HTTP/2: when the answer last grew, or the peer took some of it
     bint deferred                   # nghttp2 waits for more of out
 
 cdef struct ControlCall:
@@ -221,6 +223,9 @@ cdef struct Connection:
     size_t lingered
     Buffer out
     size_t out_sent
+    size_t held_out                 # what of it counts for the in-flight budget
+    int n_underway                  # bytes that the peer had not acknowledged when last looked at
+    uint64_t t_sent                 # while the socket is full: when the peer last took something
     # HTTP/2
     nghttp2_session* session
     bint id_is_indexed              # the peer's HPACK table holds the name x-request-id
@@ -268,6 +273,7 @@ cdef void call_free(Call* call) noexcept nogil                                  
 cdef int call_append(Call* call, const uint8_t* data, size_t length, size_t expected) noexcept nogil
 cdef int call_grown(Call* call, size_t length) noexcept nogil                       # the same, for bytes that were read into the body
 cdef void call_release_held(Call* call, size_t length) noexcept nogil               # so many bytes of the body have gone elsewhere
+cdef void call_hold_out(Call* call) noexcept nogil                                  # the length of out has changed
 cdef int call_add_field(Call* call, Slice name, Slice value) noexcept nogil         # copies and interprets; -1: refuse (431 or memory)
 cdef void call_refuse(Call* call, int kind, const char* text) noexcept nogil        # prepares an error answer of its protocol
 # grpc_status, grpc-message (percent-encoded) and details; reason: failure.KIND_NAME or NULL.

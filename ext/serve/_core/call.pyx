@@ -185,6 +185,12 @@ cdef void call_release_held(Call* call, size_t length) noexcept nogil:
     counter_set(held, counter_read(held) - length)
 
 
+cdef void call_hold_out(Call* call) noexcept nogil:
+    cdef uint64_t* held = call.connection.hooks.held_bytes
+    counter_set(held, counter_read(held) + call.out.length - call.held_out)
+    call.held_out = call.out.length
+
+
 cdef void recycle_buffer(CallPool* pool, Buffer* buffer) noexcept nogil:
     """Keep the memory for the next user when it is small enough."""
     if buffer.capacity > KEEP_BUFFER or pool.kept_bytes + buffer.capacity > KEEP_TOTAL:
@@ -228,6 +234,8 @@ cdef void call_free(Call* call) noexcept nogil:
     cdef Buffer body, out
     connection.hooks.on_gone(connection.owner, call)
     call_release_held(call, call.held_bytes)
+    call.out.length = 0
+    call_hold_out(call)
     if connection.hooks.access != NULL:
         note_access(call)
     if call.previous != NULL:

@@ -14,7 +14,7 @@ cdef int encoding_from_name(Slice name) noexcept nogil              # Content-En
 cdef int encoding_accepted(Slice accept) noexcept nogil             # best of an Accept-Encoding list with q values; gzip before deflate
 # `encoding` is GZIP or DEFLATE in both.
 # Appends what `data` unpacks to, with `padding` spare bytes reserved behind it. TOO_LARGE over `limit` bytes or over ratio 100:1 (beyond
-# the first 64 KiB), INVALID_ARGUMENT on torn or trailing bytes; `out` then holds what it held.
+# the first 1 MiB), INVALID_ARGUMENT on torn or trailing bytes; `out` then holds what it held.
 cdef int inflate_all(int encoding, const uint8_t* data, size_t length, size_t limit, size_t padding, Buffer* out,
                      Failure* failure) noexcept nogil
 cdef int deflate_all(int encoding, const uint8_t* data, size_t length, Buffer* out) noexcept nogil  # appends; level 1; -1: memory is out

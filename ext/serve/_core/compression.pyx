@@ -32,7 +32,7 @@ cdef enum:
     GZIP_WINDOW = 16                # added to zlib's window bits: gzip instead of zlib framing
     MEMORY_LEVEL = 8                # zlib's default
     STEP = 1 << 30                  # zlib counts in unsigned int: the most it is given at once
-    FREE_OUTPUT = 65536             # output bytes to which the ratio does not apply
+    FREE_OUTPUT = 1 << 20           # output bytes to which the ratio does not apply: regular values pack very well
     MAX_RATIO = 100                 # output bytes an input byte
     FULL_QUALITY = 1000             # q=1, in thousandths
 
@@ -147,7 +147,7 @@ cdef int inflate_members(z_stream* stream, int encoding, size_t length, size_t m
         left += stream.avail_in
         out.length = stream.next_out - out.data
         if out.length - start > most:
-            return fail(failure, TOO_LARGE, "the body unpacks to more than %zu bytes; limits are the message size, and 100:1 over 64 KiB",
+            return fail(failure, TOO_LARGE, "the body unpacks to more than %zu bytes; limits are the message size, and 100:1 over 1 MiB",
                         most)
         if status == Z_STREAM_END:
             status = end_of_member(stream, encoding, left, failure)

@@ -5,7 +5,7 @@ from libc.string cimport memcmp
 from libcpp.atomic cimport memory_order_release
 
 from serve._core.call cimport *
-from serve._core.counters cimport counter_acquire, counter_add, counter_publish, counter_read
+from serve._core.counters cimport counter_acquire, counter_add, counter_publish, counter_read, counter_set
 from serve._core.answering cimport mark_dirty
 from serve._core.http1_server cimport (MAX_PIPELINE, http1_close, http1_direct, http1_flush, http1_is_due, http1_receive,
                                        http1_received_direct, http1_resume)
@@ -106,6 +106,14 @@ cdef void stop_accepting(IoThread* io) noexcept nogil:
     io.accepting.store(0, memory_order_release)         # Python may close the sockets
 
 
+cdef void hold_out(IoThread* io, Connection* connection) noexcept nogil:
+    """What the socket did not take counts for the in-flight budget."""
+    cdef uint64_t* held = &io.counters.held_bytes
+    if connection.out.length != connection.held_out:
+        counter_set(held, counter_read(held) + connection.out.length - connection.held_out)
+        connection.held_out = connection.out.length
+
+
 cdef void close_connection(IoThread* io, Connection* connection) noexcept nogil:
     """Close the socket, end the calls; the struct itself goes at the end of the turn."""
     if not connection.open:
@@ -118,6 +126,7 @@ cdef void close_connection(IoThread* io, Connection* connection) noexcept nogil:
     else:
         http1_close(connection)
     buffer_free(&connection.out)
+    hold_out(io, connection)
     buffer_free(&connection.input)
     if connection.previous != NULL:
         connection.previous.next = connection.next
@@ -235,7 +244,7 @@ cdef int send_out(IoThread* io, Connection* connection) noexcept nogil:
         n = send(connection.fd, connection.out.data + connection.out_sent, connection.out.length - connection.out_sent, MSG_NOSIGNAL)
         if n > 0:
             connection.out_sent += n
-            connection.t_progress = io.hooks.now
+            connection.t_progress = connection.t_sent = io.hooks.now
             counter_add(&io.counters.bytes_sent, n)
         elif errno == EAGAIN:
             return 0
@@ -294,6 +303,9 @@ cdef void flush(IoThread* io, Connection* connection) noexcept nogil:
     if sent and (connection.broken or is_finished(connection)):
         finish_connection(io, connection)
     if connection.open:
+        hold_out(io, connection)
+        if not sent and not connection.listening_out:
+            connection.t_sent = io.hooks.now
         if connection.out.length - connection.out_sent >= OUT_HIGH:
             connection.reading_paused = True
         listen_to(io, connection, not (connection.reading_paused or connection.broken), not sent)

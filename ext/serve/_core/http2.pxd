@@ -10,6 +10,7 @@ cdef void http2_close(Connection* connection) noexcept nogil                # en
 cdef int http2_receive(Connection* connection, const uint8_t* data, size_t length) noexcept nogil      # -1: the connection is broken
 cdef int http2_fill(Connection* connection, size_t limit) noexcept nogil    # frames into connection.out, up to about limit; -1: broken
 cdef void http2_answer(Call* call) noexcept nogil                           # call.out, ended or the status have changed
+cdef void http2_abandon(Call* call) noexcept nogil                          # reset the stream, whatever was said on it
 cdef void http2_announce_shutdown(Connection* connection) noexcept nogil    # first GOAWAY: no new streams, please
 cdef void http2_ask_shutdown(Connection* connection) noexcept nogil         # once the first is sent; the second follows when it was seen
 cdef void http2_shutdown(Connection* connection) noexcept nogil             # second GOAWAY: no stream beyond what was seen

@@ -201,9 +201,11 @@ cdef ssize_t read_out(nghttp2_session* session, int32_t stream_id, uint8_t* buff
         memcpy(buffer, call.out.data + call.out_sent, n)
         call.out_sent += n
         call.sent += n
+        call.t_sent = call.connection.hooks.now
     if call.out_sent < call.out.length:
         return n
     call.out.length = call.out_sent = 0
+    call_hold_out(call)
     if call.ended:
         flags[0] |= NGHTTP2_DATA_FLAG_EOF
         if call.is_grpc:
@@ -277,7 +279,13 @@ cdef void answer_http(Call* call) noexcept nogil:
     nghttp2_submit_response(call.connection.session, call.stream_id, headers.fields, headers.n, body)
 
 
+cdef void http2_abandon(Call* call) noexcept nogil:
+    nghttp2_submit_rst_stream(call.connection.session, NGHTTP2_FLAG_NONE, call.stream_id, NGHTTP2_CANCEL)
+
+
 cdef void http2_answer(Call* call) noexcept nogil:
+    if call.out_sent == 0:
+        call.t_sent = call.connection.hooks.now
     if call.answered:
         if call.deferred:
             call.deferred = False

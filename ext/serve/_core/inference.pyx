@@ -18,6 +18,7 @@ from serve._core.wire cimport wire_encode_stream_error
 
 cdef enum:
     JSON_SPARE = 64                 # json_codec.JSON_PADDING
+    SMALL_ANSWER = 65536            # below, an answer finds room: what it takes was let in with the request
     INLINE_LONGEST_NS = 200000      # a run that the I/O thread may do itself
     INLINE_TURN_NS = 1000000        # and all of them in one turn
 
@@ -287,18 +288,35 @@ cdef void count_success(IoThread* io, Request* request, uint64_t now) noexcept n
     histogram_add(&stages[<int>TOTAL], since(now, request.t_received), 1)
 
 
+cdef inline bint is_past_deadline(const Request* request, uint64_t now) noexcept nogil:
+    """A time-out (deadline_is_timeout) is about the queue: who runs has kept it."""
+    return request.deadline_ns != 0 and now >= request.deadline_ns and not request.deadline_is_timeout
+
+
+cdef void check_result(IoThread* io, Request* request, uint64_t now) noexcept nogil:
+    """A result that comes too late, or that there is no room for, is a failure."""
+    if is_past_deadline(request, now):
+        fail(&request.failure, DEADLINE_EXCEEDED, b"Request timeout expired")
+    elif request.reply.length > SMALL_ANSWER and not has_room(io):
+        fail(&request.failure, UNAVAILABLE, b"more than %zu bytes in flight, answers that are not read included; try again",
+             io.shared.limits.max_in_flight)
+
+
 cdef void dispatch_done(IoThread* io, Request* request, uint64_t now) noexcept nogil:
     cdef VersionStats* stats = stats_of(request.version, io.index)
-    cdef int kind = request.failure.kind
+    cdef int kind
+    if request.failure.kind == OK:
+        check_result(io, request, now)
+    kind = request.failure.kind
     io.n_lent -= 1
     if stats != NULL:
         counter_add(&stats.completed, 1)
     if kind == OK:
         count_success(io, request, now)
-    elif request.call == NULL or kind == CANCELLED:
-        count_rejection(io, request, REJECTED_CANCELLED, now)
     elif kind == DEADLINE_EXCEEDED or (kind == UNAVAILABLE and request.deadline_is_timeout and now >= request.deadline_ns):
         count_rejection(io, request, REJECTED_DEADLINE, now)
+    elif request.call == NULL or kind == CANCELLED:
+        count_rejection(io, request, REJECTED_CANCELLED, now)
     elif kind == UNAVAILABLE:
         count_rejection(io, request, REJECTED_QUEUE_FULL, now)
     else:
@@ -395,6 +413,17 @@ cdef void dispatch_pending(IoThread* io) noexcept nogil:
         run_inline(io, pool)
 
 
+cdef void answer_ahead(IoThread* io, Request* request) noexcept nogil:
+    """It runs, and nobody will want what comes of it: its client is told now. The request itself is freed when it comes back."""
+    cdef Call* call = request.call
+    unlist_deadline(io, request)
+    request.call = NULL
+    call.requests = NULL
+    call.requests_tail = &call.requests
+    call.n_requests = 0
+    refuse(io, call, DEADLINE_EXCEEDED, b"Request timeout expired")
+
+
 cdef void dispatch_deadlines(IoThread* io, uint64_t now) noexcept nogil:
     cdef Request* request = io.deadlines
     cdef Request* following
@@ -403,6 +432,8 @@ cdef void dispatch_deadlines(IoThread* io, uint64_t now) noexcept nogil:
         if now >= request.deadline_ns and request.lent and pool_cancel(<Pool*>request.version.pool, request):
             fail(&request.failure, UNAVAILABLE if request.deadline_is_timeout else DEADLINE_EXCEEDED, b"Request timeout expired")
             dispatch_done(io, request, now)
+        elif request.call != NULL and not request.stream and is_past_deadline(request, now):
+            answer_ahead(io, request)
         request = following
 
 

@@ -6,7 +6,8 @@ from serve._core.connection_io cimport close_connection, resume_accepting, stop_
 from serve._core.answering cimport mark_dirty
 from serve._core.failure cimport REQUEST_TIMEOUT, UNAVAILABLE
 from serve._core.http1_server cimport http1_refuse
-from serve._core.http2 cimport http2_announce_shutdown, http2_answer, http2_ask_shutdown, http2_shutdown
+from serve._core.posix cimport SIOCOUTQ, ioctl
+from serve._core.http2 cimport http2_abandon, http2_announce_shutdown, http2_answer, http2_ask_shutdown, http2_shutdown
 
 cdef enum:
     LINGER_NS = 2000000000          # how long the peer may take to read our last answer
@@ -52,6 +53,9 @@ cdef void sweep_http2(IoThread* io, Connection* connection, uint64_t now) noexce
         elif call.kind == CALL_UNROUTED and now > call.t_received + io.shared.limits.header_ns:
             close_connection(io, connection)            # its header block never ends
             return
+        elif call.answered and call.out.length and now > call.t_sent + io.shared.limits.idle_ns:
+            http2_abandon(call)                         # it gives no window for what it asked for
+            mark_dirty(io, connection)
         call = call.next
 
 
@@ -86,6 +90,18 @@ cdef void drain_http1(IoThread* io, Connection* connection, uint64_t now) noexce
         close_connection(io, connection)
 
 
+cdef bint takes_something(Connection* connection, uint64_t now) noexcept nogil:
+    """Whether the peer has acknowledged anything lately. The socket becomes writable only when a third of its buffer is free again."""
+    cdef int underway = 0
+    if ioctl(connection.fd, SIOCOUTQ, &underway):
+        return False
+    if underway == connection.n_underway:
+        return False
+    connection.n_underway = underway
+    connection.t_sent = now
+    return True
+
+
 cdef void sweep(IoThread* io, uint64_t now) noexcept nogil:
     cdef Connection* connection = io.connections
     cdef Connection* following
@@ -96,7 +112,7 @@ cdef void sweep(IoThread* io, uint64_t now) noexcept nogil:
                 close_connection(io, connection)
         elif connection.calls == NULL and now > connection.t_progress + io.shared.limits.idle_ns:
             close_connection(io, connection)
-        elif connection.out.length and now > connection.t_progress + io.shared.limits.idle_ns:
+        elif connection.listening_out and not takes_something(connection, now) and now > connection.t_sent + io.shared.limits.idle_ns:
             close_connection(io, connection)            # it does not read what it asked for
         elif connection.protocol == PROTOCOL_HTTP2:
             sweep_http2(io, connection, now)

@@ -83,5 +83,6 @@ cdef struct Version:
     Version* active_next                    # pool's list of versions with queued requests
     bint active
     # Written by whoever runs, read by I/O threads; relaxed.
+    uint64_t inline_from                    # no inline runs before this time: one took far too long
     uint64_t[N_RUN_ESTIMATES] run_ns        # moving average by power of two of rows; 0: not measured
     VersionStats* stats[MAX_THREADS]        # slot published once by its thread
