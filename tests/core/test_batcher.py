@@ -230,3 +230,23 @@ def test_a_pool_starts_once_and_again_after_it_was_stopped() -> None:
             pool.start()
         pool.stop()
         pool.stop()
+
+
+def test_a_version_that_kept_an_io_thread_waiting_is_left_to_instance_threads() -> None:
+    harness = QueueHarness([(8, [], 0, 10, 1, True)])
+    harness.measure(0, 1, 100)
+    harness.ban_inline(0, 50)
+    harness.submit([(0, 1, 0, 1, 0)])
+    assert harness.take_inline(49, 10_000) is None
+    version, _, members, _ = harness.take_inline(50, 10_000)
+    assert (version, len(members)) == (0, 1)
+
+
+def test_a_delayed_batch_does_not_hold_up_the_end() -> None:
+    harness = QueueHarness([(8, [], 10**9, 10, 1, False)])
+    harness.submit([(0, 1, 0, 5, 0)])
+    assert harness.take(10) == 5 + 10**9
+    harness.stop()
+    _, _, members, _ = harness.take(10)
+    assert len(members) == 1
+    assert harness.submit([(0, 1, 0, 11, 0)]) == [None]

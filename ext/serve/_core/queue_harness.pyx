@@ -124,6 +124,14 @@ cdef class QueueHarness:
         """Note how long a run takes."""
         counter_set(&self.versions[version].run_ns[log2_up(rows)], ns)
 
+    def ban_inline(self, int version, uint64_t until):
+        """A run on an I/O thread took far too long: none before `until`."""
+        counter_set(&self.versions[version].inline_from, until)
+
+    def stop(self):
+        """The pool stops: what is queued is run, nothing more is taken in."""
+        self.pool.stopping = True
+
     def finish(self, int number):
         """The batch has run: its runner is free, its requests are gone."""
         cdef Batch* batch = <Batch*><uintptr_t>self.batches.pop(number)

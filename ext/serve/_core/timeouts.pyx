@@ -6,8 +6,8 @@ from serve._core.connection_io cimport close_connection, resume_accepting, stop_
 from serve._core.answering cimport mark_dirty
 from serve._core.failure cimport REQUEST_TIMEOUT, UNAVAILABLE
 from serve._core.http1_server cimport http1_refuse
-from serve._core.posix cimport SIOCOUTQ, ioctl
 from serve._core.http2 cimport http2_abandon, http2_announce_shutdown, http2_answer, http2_ask_shutdown, http2_shutdown
+from serve._core.posix cimport SIOCOUTQ, ioctl
 
 cdef enum:
     LINGER_NS = 2000000000          # how long the peer may take to read our last answer

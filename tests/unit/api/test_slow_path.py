@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from serve import clock
+from serve.api import slow_path
 from serve.api.grpc import GrpcApi
 from serve.api.http import HttpApi
 from serve.api.slow_path import EventSink, SlowPath
@@ -161,3 +162,13 @@ async def test_http(serve: Callable[[FakeExchange], FakeExchange], queue: FakeQu
     assert status in (200, 503)
     assert b'"ready"' in body
     assert ("content-type", "application/json") in headers
+
+
+async def test_a_unary_call_that_sends_no_message_ends(
+    serve: Callable[[FakeExchange], FakeExchange], queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slow_path, "MESSAGE_TIMEOUT_S", 0.001)
+    exchange = serve(FakeExchange("grpc", SERVER_READY))
+    while not exchange.answers:
+        await asyncio.sleep(0)
+    assert exchange.answers == [(4, "no message came within 0.001 s")]
