@@ -8,7 +8,7 @@ kinds=${1:-address,undefined}
 shift || true
 [ $# -gt 0 ] || set -- tests/core
 python=$PWD/.venv/bin/python
-tree=$PWD/build/sanitize-$kinds
+tree=$PWD/build/sanitize-${kinds//,/-}     # a comma would end the options below
 
 mkdir -p "$tree"
 HEADRACE_SANITIZE=$kinds "$python" setup.py -q build_ext --build-lib "$tree" --build-temp "$tree/objects"

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from serve.errors import InternalError, Unavailable
+from serve.errors import HeadraceError, InternalError, Unavailable
 from serve.models.catalog import Catalog
 from serve.models.crash_marks import CrashMarks
 from serve.models.engine_port import Engine, LoadedVersion, LoadSpec
@@ -100,7 +100,9 @@ class Deployer:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._loaders, self._open, spec)
         except Exception as error:  # noqa: BLE001  whatever a model makes the engine raise, what serves must go on serving
-            _log.warning("model '%s' version %s failed to load", spec.name, spec.version, exc_info=error)
+            # A traceback is for our own faults; what is wrong with a model is said in its error's words.
+            own = None if isinstance(error, HeadraceError) else error
+            _log.warning("model '%s' version %s failed to load: %s", spec.name, spec.version, error, exc_info=own)
             if is_new:
                 record.advance(spec.version, VersionState.UNAVAILABLE, str(error))
             return error

@@ -16,7 +16,7 @@ class Load:
     """`n` threads that run `ask(counts, stopping)` until told to stop. counts: outcome -> how often, of all together."""
 
     def __init__(self, n: int, ask: Callable[["Load"], None]) -> None:
-        self.counts: Counter[str | int] = Counter()
+        self.counts: Counter[str | float] = Counter()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._errors: list[BaseException] = []
@@ -24,18 +24,21 @@ class Load:
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(n)]
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
     @property
     def stopping(self) -> bool:
         return self._stop.is_set()
 
-    def count(self, outcome: str | int) -> None:
+    def count(self, outcome: str | float) -> None:
         with self._lock:
             self.counts[outcome] += 1
 
