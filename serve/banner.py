@@ -17,10 +17,22 @@ def banner(settings: Settings, ready: Ready, ports: Ports) -> str:
     bound = (("http", host, ports.http), ("grpc", host, ports.grpc), ("metrics", host, ports.metrics),
              ("admin", settings.admin_host, ports.admin))
     listening = [f"{name} {address}:{port}" for name, address, port in bound if port is not None]
-    lines = [f"headrace {__version__} is ready on {ready.device}", f"  ports   {'   '.join(listening)}"]
+    lines = [f"headrace {__version__} {_state(settings, ready)} on {ready.device}", f"  ports   {'   '.join(listening)}"]
     lines += [f"  {'models' if at == 0 else '':6}  {_model(model)}" for at, model in enumerate(ready.models)]
     lines += [f"  {'try' if at == 0 else '':6}  {line}" for at, line in enumerate(_examples(settings, ready, ports))]
     return "\n".join(lines)
+
+
+def _state(settings: Settings, ready: Ready) -> str:
+    """The words of /v2/health/ready: strict readiness wants every model, and an empty server is never ready."""
+    n_whole = sum(bool(model.versions) and not model.problem for model in ready.models)
+    if n_whole == len(ready.models) > 0:
+        return "is ready"
+    if not any(model.versions for model in ready.models):
+        return "serves no model yet: not ready"
+    if not settings.strict_readiness:
+        return "is ready"
+    return f"serves, but is NOT ready: {len(ready.models) - n_whole} of {len(ready.models)} models failed;"
 
 
 def _model(model: ModelLine) -> str:

@@ -57,8 +57,8 @@ class Settings(BaseModel):
     admin_port: Annotated[Port, Field(description="Admin port.")] = 8003
     admin_host: Annotated[str, Field(min_length=1, description="Address of the admin port; a loopback address.")] = "127.0.0.1"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,3})$", description="auto, cpu, cuda or cuda:N.")] = "auto"
-    io_threads: Annotated[int, Field(ge=1, le=1024, description="I/O threads; a quarter of the cores unless given.")] = 1
-    instances: Annotated[int | None, Field(ge=1, le=1024, description="Runs at a time on a device; 1 on a GPU, the cores without "
+    io_threads: Annotated[int, Field(ge=1, le=16, description="I/O threads; a quarter of the cores unless given.")] = 1
+    instances: Annotated[int | None, Field(ge=1, le=64, description="Runs at a time on a device; 1 on a GPU, the cores without "
                                                                       "the I/O threads on the CPU unless given.")] = None
     busy_poll_us: Annotated[int, Field(ge=0, le=1_000_000, description="Spin this long before sleeping; adaptive is 200, 0 is off.")] = 200
     model_control: Annotated[Literal["none", "explicit"], Field(description="explicit lets clients load and unload.")] = "none"

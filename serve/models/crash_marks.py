@@ -14,7 +14,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from serve.errors import Unavailable
+from serve.errors import ConfigurationError, Unavailable
 
 DIED_WHILE_LOADING = "the worker died while loading it"
 
@@ -33,9 +33,17 @@ class CrashMarks:
         return self._suspects
 
     def recover(self) -> None:
-        """Judges the marks that dead workers left. Called once, before anything is loaded. Raises OSError."""
+        """Judges the marks that dead workers left. Called once, before anything is loaded.
+
+        Raises ConfigurationError when the directory cannot be written, OSError when the disk fails.
+        """
         for folder in (self._loading, self._failed):
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigurationError(f"cannot make {folder}: {error.strerror}; give a writable --state-dir") from error
+        if not os.access(self._loading, os.W_OK):
+            raise ConfigurationError(f"{self._loading} is not writable; give a writable --state-dir")
         abandoned = [path for path in self._loading.glob("[!.]*@*@*") if _is_abandoned(path)]
         found = {(model, version) for model, version, _ in (path.name.split("@") for path in abandoned)}
         if len(found) == 1:

@@ -147,7 +147,7 @@ def test_the_banner_says_where_what_and_how() -> None:
     request = ('{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.5, 1.5]}, '
                '{"name": "s", "shape": [1], "datatype": "BYTES", "data": ["hello"]}]}')
     assert text.splitlines() == [
-        f"headrace {__version__} is ready on cuda:0",
+        f"headrace {__version__} serves, but is NOT ready: 1 of 3 models failed; on cuda:0",
         "  ports   http 127.0.0.1:8000   grpc 127.0.0.1:8001   admin 127.0.0.1:8003",
         "  models  digits  v2  input FP32[N,64]",
         "          m  v1, v2  x FP32[N,2], s BYTES[N]",

@@ -350,6 +350,7 @@ cdef Request* request_new(CallPool* pool) noexcept nogil:
             return NULL
     counter_add(&pool.live_requests, 1)
     request.failure.kind = 0
+    request.infer.has_id = False                        # no earlier user's, should this one never be decoded
     return request
 
 

@@ -11,7 +11,7 @@ from serve._core.grpc_frame cimport GRPC_PREFIX, next_message, put_message
 from serve._core.histogram cimport Histogram, histogram_add
 from serve._core.infer cimport infer_decode
 from serve._core.mailbox cimport mailbox_post
-from serve._core.memory cimport Buffer, arena_copy, buffer_append, buffer_empty, buffer_free, buffer_reserve, slice_make
+from serve._core.memory cimport Buffer, Slice, arena_copy, buffer_append, buffer_empty, buffer_free, buffer_reserve, slice_make
 from serve._core.posix cimport now_ns
 from serve._core.version cimport *
 from serve._core.wire cimport wire_encode_stream_error
@@ -218,8 +218,18 @@ cdef void deliver_stream(IoThread* io, Call* call, Request* request) noexcept no
     buffer_free(&message)
 
 
+cdef bint is_header_text(Slice text) noexcept nogil:
+    cdef size_t i
+    for i in range(text.length):
+        if not 33 <= text.data[i] <= 126:
+            return False
+    return 0 < text.length <= 128
+
+
 cdef void deliver(Call* call, Request* request) noexcept nogil:
-    """The answer of a call with one inference."""
+    """The answer of a call with one inference. Its identity is the OIP id, where one was sent that a header can carry."""
+    if request.infer.has_id and is_header_text(request.infer.id):
+        call.request_id = arena_copy(&call.arena, request.infer.id.data, request.infer.id.length)
     if request.version != NULL:
         call.version_served = arena_copy(&call.arena, request.version.number.data, request.version.number.length)
     if request.failure.kind != OK:
