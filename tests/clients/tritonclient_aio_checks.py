@@ -1,6 +1,7 @@
 """tritonclient's asyncio clients, over HTTP and gRPC. Usage: tritonclient_aio_checks.py ADDRESSES http|grpc"""
 
 import asyncio
+import shutil
 import sys
 from types import ModuleType
 from typing import Any
@@ -49,6 +50,7 @@ async def check_load_and_unload(session: Session) -> None:
         assert await client.is_model_ready(name) is False
         harness.break_model(folder)
         assert f"failed to load '{name}'" in (await raised_by(client.load_model(name))).message()
+        shutil.rmtree(folder)       # other servers start from the same repository
 
 
 async def check_every_datatype(session: Session) -> None:

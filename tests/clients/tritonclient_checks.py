@@ -1,5 +1,6 @@
 """tritonclient's blocking clients, over HTTP and gRPC: what both of them can do. Usage: tritonclient_checks.py ADDRESSES http|grpc"""
 
+import shutil
 import sys
 from dataclasses import dataclass
 from types import ModuleType
@@ -121,6 +122,7 @@ def check_load_and_unload(session: Session) -> None:
     assert f"Request for unknown model: '{name}' has no available versions" in raised(lambda: session.infer(name, x)).message()
     harness.break_model(folder)
     assert f"failed to load '{name}'" in raised(lambda: client.load_model(name)).message()
+    shutil.rmtree(folder)       # other servers start from the same repository
     assert "failed to load 'nowhere'" in raised(lambda: client.load_model("nowhere")).message()
     assert "failed to load 'mlp'" in raised(lambda: client.load_model("mlp", config="{")).message()
     assert "failed to load 'mlp'" in raised(lambda: client.load_model("mlp", config="{}", files={"file:1/model.onnx": b"x"})).message()

@@ -6,9 +6,9 @@ from serve._core.batcher cimport batch_run, stats_of
 from serve._core.call cimport *
 from serve._core.compression cimport IDENTITY, inflate_all
 from serve._core.counters cimport counter_add, counter_publish, counter_read, counter_set
+from serve._core.counting cimport count_rejection, count_success
 from serve._core.failure cimport *
 from serve._core.grpc_frame cimport GRPC_PREFIX, next_message, put_message
-from serve._core.histogram cimport Histogram, histogram_add
 from serve._core.infer cimport infer_decode
 from serve._core.mailbox cimport mailbox_post
 from serve._core.memory cimport Buffer, Slice, arena_copy, buffer_append, buffer_empty, buffer_free, buffer_reserve, slice_make
@@ -79,16 +79,6 @@ cdef void free_request(IoThread* io, Request* request) noexcept nogil:
         request.pins = NULL
     counter_set(&io.counters.held_bytes, counter_read(&io.counters.held_bytes) - request.held_bytes)
     request_free(&io.calls, request)
-
-
-cdef void count_rejection(IoThread* io, Request* request, int reason, uint64_t now) noexcept nogil:
-    cdef VersionStats* stats
-    if request.version == NULL:
-        return
-    stats = stats_of(request.version, io.index)
-    if stats != NULL:
-        counter_add(&stats.rejections[reason], 1)
-        counter_add(&stats.rejection_ns, now - request.t_received)
 
 
 cdef void submit(IoThread* io, Call* call, Request* request, size_t received) noexcept nogil:
@@ -275,27 +265,6 @@ cdef void finish_request(IoThread* io, Request* request) noexcept nogil:
         free_request(io, request)
     else:
         progress(io, request.call)
-
-
-cdef inline uint64_t since(uint64_t later, uint64_t earlier) noexcept nogil:
-    return later - earlier if later > earlier else 0
-
-
-cdef void count_success(IoThread* io, Request* request, uint64_t now) noexcept nogil:
-    cdef VersionStats* stats = stats_of(request.version, io.index)
-    cdef Histogram* stages
-    if stats == NULL:
-        return
-    stages = stats.stages[request.protocol]
-    counter_add(&stats.success[request.protocol], 1)
-    counter_set(&stats.last_wall_ms, io.hooks.wall_ms)
-    histogram_add(&stages[<int>RECEIVE], since(request.t_queued, request.t_received), 1)
-    histogram_add(&stages[<int>QUEUE], since(request.t_started, request.t_queued), 1)
-    histogram_add(&stages[<int>GATHER], since(request.t_gathered, request.t_started), 1)
-    histogram_add(&stages[<int>RUN], since(request.t_ran, request.t_gathered), 1)
-    histogram_add(&stages[<int>SCATTER], since(request.t_encoded, request.t_ran), 1)
-    histogram_add(&stages[<int>SEND], since(now, request.t_encoded), 1)
-    histogram_add(&stages[<int>TOTAL], since(now, request.t_received), 1)
 
 
 cdef inline bint is_past_deadline(const Request* request, uint64_t now) noexcept nogil:
