@@ -64,7 +64,7 @@ class CrashMarks:
         (self._failed / f"{model}@{version}").unlink(missing_ok=True)
 
     def abandon(self) -> None:
-        """This worker ends because it was told to: what it is loading now is not to blame. Nothing may be loaded after this."""
+        """The worker ends because it was told to: what it is loading now is not to blame. Nothing may be loaded after this."""
         for path in self._loading.glob(f"[!.]*@*@{os.getpid()}"):
             path.unlink(missing_ok=True)
 

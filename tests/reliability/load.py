@@ -58,7 +58,7 @@ class Load:
     def _run(self) -> None:
         try:
             self._ask(self)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             self._errors.append(error)
 
 

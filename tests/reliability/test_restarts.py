@@ -10,7 +10,7 @@ from tests.reliability import clients, models
 from tests.reliability.load import BROKEN, REFUSED, Load, fresh, keep_alive
 from tests.reliability.service import Service, eventually
 
-N_KILLS = 4
+N_KILLS = 3
 BACK_S = 5.0        # start-up of the interpreter and load of three small models take about 1 s on an idle machine
 
 
@@ -40,18 +40,18 @@ def test_a_killed_worker_costs_its_requests_in_flight_and_nothing_else(service: 
 
 
 def test_a_worker_killed_when_ready_comes_back_without_a_growing_delay(service: Service) -> None:
-    for kill in range(5):
+    for kill in range(3):
         service.worker().kill()
         service.wait_worker(kill + 2)
     delays = [float(text) for text in service.lines(r"the next one starts in ([0-9.]+) s")]
-    assert delays == [0.1] * 5
+    assert delays == [0.1] * 3
     assert service.stop() == 0
 
 
 def test_models_that_kill_their_worker_while_they_load_are_set_aside(tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     models.quick(repository)
-    for name in ("tardy_a", "tardy_b", "tardy_c"):
+    for name in ("tardy_a", "tardy_b"):
         models.tardy(repository, name)
     service = Service(tmp_path / "service", str(repository))
     loading = service.state / "marks" / "loading"
@@ -66,7 +66,7 @@ def test_models_that_kill_their_worker_while_they_load_are_set_aside(tmp_path: P
                 assert n_kills <= 6
                 eventually(lambda n=n_kills: len(service.lines("the next one starts in")) == n, 10, "the supervisor to notice")
         failed = service.state / "marks" / "failed"
-        assert sorted(path.name for path in failed.iterdir()) == ["tardy_a@1", "tardy_b@1", "tardy_c@1"]
+        assert sorted(path.name for path in failed.iterdir()) == ["tardy_a@1", "tardy_b@1"]
         delays = [float(text) for text in service.lines(r"the next one starts in ([0-9.]+) s")]
         assert delays == [0.1 * 2**n for n in range(n_kills)]
         service.wait_ready()
@@ -75,8 +75,8 @@ def test_models_that_kill_their_worker_while_they_load_are_set_aside(tmp_path: P
             assert connection.ask(clients.quick(2.0, model="tardy_a")).status == 503
             assert connection.ask(clients.READY).status == 503
             index = {entry["name"]: entry for entry in connection.ask(clients.post("/v2/repository/index")).json}
-        assert {name: index[f"tardy_{name}"]["state"] for name in "abc"} == dict.fromkeys("abc", "UNAVAILABLE")
-        assert index["tardy_a"]["reason"] == "the worker died while loading it"
+        for name in ("tardy_a", "tardy_b"):
+            assert (index[name]["state"], index[name]["reason"]) == ("UNAVAILABLE", "the worker died while loading it")
         assert service.stop() == 0
     finally:
         service.close()

@@ -2,7 +2,6 @@
 
 import contextlib
 import select
-import socket
 import time
 from collections.abc import Iterator
 from typing import Self
@@ -26,8 +25,8 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("impatient")
     models.quick(folder / "repository")
     models.echo(folder / "repository")
-    limits = ("--header-timeout", str(HEADER_S), "--idle-timeout", str(IDLE_S), "--min-body-rate", "100000", "--max-body-bytes", str(2 * MB),
-              "--max-in-flight-bytes", str(64 * MB))
+    limits = ("--header-timeout", str(HEADER_S), "--idle-timeout", str(IDLE_S), "--min-body-rate", "100000",
+              "--max-body-bytes", str(2 * MB), "--max-in-flight-bytes", str(64 * MB))
     with serving(folder / "service", str(folder / "repository"), *limits) as service:
         yield service
         assert service.stop() == 0

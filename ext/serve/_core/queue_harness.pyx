@@ -1,4 +1,5 @@
 """For the tests: the batch policy, and the queues of a pool without threads whose time is an argument."""
+cimport cython
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -21,6 +22,7 @@ def decide_for_test(int64_t max_batch, list preferred, uint64_t delay_ns, int64_
     return decision.rows, decision.wait_until
 
 
+@cython.no_gc_clear                                     # the dicts are needed to free what they name
 cdef class QueueHarness:
     """The queues of one device, driven from Python: versions without runners, requests that are numbers, no threads.
 
