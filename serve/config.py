@@ -19,6 +19,10 @@ Seconds = Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
+# What the native threads' tables hold (version.pxd).
+MAX_IO_THREADS = 16
+MAX_INSTANCES = 64
+
 _STRICT = ConfigDict(frozen=True, strict=True, extra="forbid")
 _WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
@@ -57,8 +61,8 @@ class Settings(BaseModel):
     admin_port: Annotated[Port, Field(description="Admin port.")] = 8003
     admin_host: Annotated[str, Field(min_length=1, description="Address of the admin port; a loopback address.")] = "127.0.0.1"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,3})$", description="auto, cpu, cuda or cuda:N.")] = "auto"
-    io_threads: Annotated[int, Field(ge=1, le=16, description="I/O threads; a quarter of the cores unless given.")] = 1
-    instances: Annotated[int | None, Field(ge=1, le=64, description="Runs at a time on a device; 1 on a GPU, the cores without "
+    io_threads: Annotated[int, Field(ge=1, le=MAX_IO_THREADS, description="I/O threads; a quarter of the cores unless given.")] = 1
+    instances: Annotated[int | None, Field(ge=1, le=MAX_INSTANCES, description="Runs at a time on a device; 1 on a GPU, the cores without "
                                                                       "the I/O threads on the CPU unless given.")] = None
     busy_poll_us: Annotated[int, Field(ge=0, le=1_000_000, description="Spin this long before sleeping; adaptive is 200, 0 is off.")] = 200
     model_control: Annotated[Literal["none", "explicit"], Field(description="explicit lets clients load and unload.")] = "none"
@@ -112,7 +116,7 @@ def instances_on(settings: Settings, on_gpu: bool, cpus: int | None = None) -> i
     """Concurrent runs of one device: as set, else 1 on a GPU, else the cores that the I/O threads leave, at least 1."""
     if settings.instances is not None:
         return settings.instances
-    return 1 if on_gpu else max(1, (cpus or available_cpus()) - settings.io_threads)
+    return 1 if on_gpu else min(MAX_INSTANCES, max(1, (cpus or available_cpus()) - settings.io_threads))
 
 
 def load_settings(
@@ -177,7 +181,8 @@ def _defaults(environment: Mapping[str, str], cpus: int | None) -> dict[str, Any
     state_home = environment.get("XDG_STATE_HOME", "")
     if not state_home.startswith("/"):      # the XDG specification: a relative path is to be ignored
         state_home = str(Path(environment.get("HOME", "~")).expanduser() / ".local" / "state")
-    return {"io_threads": max(1, (cpus or available_cpus()) // 4), "state_dir": str(Path(state_home) / "headrace"), "paths": ()}
+    io_threads = min(MAX_IO_THREADS, max(1, (cpus or available_cpus()) // 4))
+    return {"io_threads": io_threads, "state_dir": str(Path(state_home) / "headrace"), "paths": ()}
 
 
 def _parsed(source: str, key: str, value: Any) -> Any:

@@ -90,8 +90,7 @@ class HttpApi:
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, the client gets an answer
-            shown = client_error(error, f"{request.method} {request.path}")
-            return json_response(json_shapes.error(str(shown)), http_status(shown))
+            return _fault(error, f"{request.method} {request.path}")
 
     async def _dispatch(self, request: HttpRequest) -> HttpResponse:
         match = self._router.match(request.path)
@@ -102,3 +101,9 @@ class HttpApi:
         if handler is None:
             return json_response(json_shapes.error("Method Not Allowed"), 405, {"allow": match.allow})
         return await handler(request, *match.parameters)
+
+
+def _fault(error: Exception, where: str) -> HttpResponse:
+    # A function of its own: a frame that held the error, and was held by its traceback, would keep the request's body until a collection.
+    shown = client_error(error, where)
+    return json_response(json_shapes.error(str(shown)), http_status(shown))

@@ -179,3 +179,10 @@ def test_any_text_is_a_setting_or_a_configuration_error(key: str, text: str) -> 
     except ConfigurationError as error:
         outcome = error
     assert isinstance(outcome, Settings) or key in str(outcome)
+
+
+@pytest.mark.parametrize(("cpus", "io_threads", "instances"), [(1, 1, 1), (2, 1, 1), (16, 4, 12), (64, 16, 48), (128, 16, 64)])
+def test_the_defaults_fit_the_machine_and_the_limits(cpus: int, io_threads: int, instances: int) -> None:
+    settings = load_settings({"paths": ["m.onnx"]}, {}, cpus=cpus)
+    assert settings.io_threads == io_threads
+    assert instances_on(settings, on_gpu=False, cpus=cpus) == instances

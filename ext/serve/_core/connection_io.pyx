@@ -173,6 +173,7 @@ cdef int detect(IoThread* io, Connection* connection, const uint8_t* data, size_
             http2_announce_shutdown(connection)
         return 1
     connection.protocol = PROTOCOL_HTTP1
+    connection.t_head = io.hooks.now                    # the request begins here, not when the connection was made
     return 1
 
 

@@ -142,7 +142,7 @@ cdef int begin_call(Connection* connection, const Head* head) noexcept nogil:
             http1_refuse(connection, 431, b"header fields: more than 100, or more than 65536 bytes")
             return 0
     call.is_grpc = False                                # gRPC needs HTTP/2; here the header means nothing
-    call.keep_alive = head.keep_alive
+    call.keep_alive = head.keep_alive and head.minor == 1       # 1.0 clients would wait for a confirmation, or for the end
     call.content_length = head.content_length
     connection.receiving = call
     connection.chunked = head.chunked

@@ -1,6 +1,6 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.stdio cimport snprintf
-from libc.string cimport memchr, memcmp, memcpy, strlen
+from libc.string cimport memchr, memcmp, memcpy, memmove, strlen
 
 from serve._core.call cimport *
 from serve._core.compression cimport DEFLATE, GZIP
@@ -13,6 +13,7 @@ cdef enum:
     STREAM_WINDOW = 4 << 20
     CONNECTION_WINDOW = 16 << 20
     MAX_FRAME = 1 << 20
+    COMPACT_FROM = 65536            # bytes of an answer that were sent, before the rest is moved up
     MAX_FIELDS = 64                 # of an answer
 
 cdef char** GRPC_STATUS = [b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8", b"9", b"10", b"11", b"12", b"13", b"14", b"15", b"16"]
@@ -203,6 +204,11 @@ cdef ssize_t read_out(nghttp2_session* session, int32_t stream_id, uint8_t* buff
         call.sent += n
         call.t_sent = call.connection.hooks.now
     if call.out_sent < call.out.length:
+        if call.out_sent >= COMPACT_FROM and call.out_sent >= call.out.length // 2:         # a stream may never be drained to the end
+            memmove(call.out.data, call.out.data + call.out_sent, call.out.length - call.out_sent)
+            call.out.length -= call.out_sent
+            call.out_sent = 0
+            call_hold_out(call)
         return n
     call.out.length = call.out_sent = 0
     call_hold_out(call)

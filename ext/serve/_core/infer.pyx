@@ -105,13 +105,60 @@ cdef size_t label_room(const Slice* labels, int n_labels) noexcept nogil:
     return longest
 
 
+cdef bint is_better(const Tensor* scores, size_t row, size_t a, size_t b) noexcept nogil:
+    """Higher first, NaN last, the lower index first among equals."""
+    cdef double x = value_at(scores, row + a)
+    cdef double y = value_at(scores, row + b)
+    if isnan(x) or isnan(y):
+        return isnan(y) and (not isnan(x) or a < b)
+    return x > y or (x == y and a < b)
+
+
+cdef void sift_down(const Tensor* scores, size_t row, size_t* heap, size_t n, size_t at) noexcept nogil:
+    """Restore the heap below `at`: the worst on top."""
+    cdef size_t child
+    cdef size_t moved = heap[at]
+    while 2 * at + 1 < n:
+        child = 2 * at + 1
+        if child + 1 < n and is_better(scores, row, heap[child], heap[child + 1]):
+            child += 1
+        if not is_better(scores, row, moved, heap[child]):
+            break
+        heap[at] = heap[child]
+        at = child
+    heap[at] = moved
+
+
+cdef void best_classes(const Tensor* scores, size_t row, size_t width, size_t* best, size_t n) noexcept nogil:
+    """Indices of the n best of `width` values from `row` on, best first, in O(width log n): a heap of the n best so far, then sorted."""
+    cdef size_t i
+    cdef size_t worst
+    for i in range(n):
+        best[i] = i
+    i = n // 2
+    while i > 0:
+        i -= 1
+        sift_down(scores, row, best, n, i)
+    for i in range(n, width):
+        if is_better(scores, row, i, best[0]):
+            best[0] = i
+            sift_down(scores, row, best, n, 0)
+    i = n
+    while i > 1:
+        i -= 1
+        worst = best[0]
+        best[0] = best[i]
+        best[i] = worst
+        sift_down(scores, row, best, i, 0)
+
+
 cdef int classify(Request* request, Tensor* scores, int n_classes, const Slice* labels, int n_labels, int64_t* shape) noexcept nogil:
     """Replace `scores`, a view of [rows, ...] (or [...] when the model is not batched), by its best classes, best first."""
     cdef uint64_t total
     cdef size_t rows = <size_t>request.binding.rows if request.version.signature.max_batch else 1
-    cdef size_t width, row, i, at, best, element
+    cdef size_t width, row, i, element
     cdef uint8_t* out
-    cdef uint8_t* taken
+    cdef size_t* best
     cdef size_t used = 0
     if scores.datatype in (DT_BYTES, DT_BOOL, DT_FP16, DT_BF16):
         return fail(&request.failure, INVALID_ARGUMENT, b"classification of output '%.*s': not of datatype %s", shown(scores.name),
@@ -122,20 +169,13 @@ cdef int classify(Request* request, Tensor* scores, int n_classes, const Slice* 
     n_classes = <int>min(<size_t>n_classes, width)
     element = 4 + CLASS_TEXT + 1 + label_room(labels, n_labels)
     out = <uint8_t*>arena_alloc(&request.arena, rows * <size_t>n_classes * element)
-    taken = <uint8_t*>arena_alloc(&request.arena, width)
-    if out == NULL or taken == NULL:
+    best = <size_t*>arena_alloc(&request.arena, <size_t>n_classes * sizeof(size_t))
+    if out == NULL or best == NULL:
         return fail(&request.failure, INTERNAL, b"out of memory")
     for row in range(rows):
-        for i in range(width):
-            taken[i] = 0
-        for _ in range(<size_t>n_classes):
-            best = width
-            for at in range(width):
-                if not taken[at] and (best == width or value_at(scores, row * width + at) > value_at(scores, row * width + best)
-                                      or (isnan(value_at(scores, row * width + best)) and not isnan(value_at(scores, row * width + at)))):
-                    best = at
-            taken[best] = 1
-            used += append_class(scores, row, best, width, labels, n_labels, out + used)
+        best_classes(scores, row * width, width, best, <size_t>n_classes)
+        for i in range(<size_t>n_classes):
+            used += append_class(scores, row, best[i], width, labels, n_labels, out + used)
     scores.datatype = DT_BYTES
     scores.data, scores.nbytes = out, used
     scores.shape = shape
