@@ -32,6 +32,7 @@ test-slow: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/stubtest serve._core --mypy-config-file pyproject.toml --allowlist tools/stubtest-allowlist.txt
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint ext
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/check_nogil.py

@@ -14,6 +14,7 @@ from serve._core.memory cimport buffer_append, buffer_free
 from serve._core.posix cimport *
 
 cdef enum:
+    HEAD_SIZE = 16 << 10            # bytes of one recv that may begin with the head of an HTTP/1.1 request
     READ_TURN = 1 << 20             # bytes that a connection may bring in one turn
     OUT_FILL = 1 << 20              # frames collected before a send
     OUT_HIGH = 4 << 20              # HTTP/1.1: unsent bytes at which we stop reading
@@ -204,13 +205,15 @@ cdef int receive(IoThread* io, Connection* connection, uint8_t* data, size_t len
 
 cdef void read_connection(IoThread* io, Connection* connection, uint8_t* buffer) noexcept nogil:
     """What the socket has, up to a turn's share: the next turn goes on, so that one fast sender does not starve the others."""
-    cdef size_t taken = 0, room
+    cdef size_t taken = 0, room, size
     cdef ssize_t n
     cdef uint8_t* at = NULL
     cdef int status
     while connection.open and taken < READ_TURN and not connection.reading_paused:
         room = http1_direct(connection, &at) if connection.protocol == PROTOCOL_HTTP1 and not connection.lingering else 0
-        n = recv(connection.fd, at, room, 0) if room else recv(connection.fd, buffer, IN_SIZE, 0)
+        # Of an HTTP/1.1 body, only what comes with the head is copied: little is read until the rest can be received in its place.
+        size = IN_SIZE if connection.protocol == PROTOCOL_HTTP2 or connection.lingering else HEAD_SIZE
+        n = recv(connection.fd, at, room, 0) if room else recv(connection.fd, buffer, size, 0)
         if n < 0 and errno == EINTR:
             continue
         if n < 0 and errno == EAGAIN:
@@ -226,7 +229,7 @@ cdef void read_connection(IoThread* io, Connection* connection, uint8_t* buffer)
         if status:
             close_after_answer(io, connection)
             return
-        if not room and n < IN_SIZE and not (connection.protocol == PROTOCOL_HTTP1 and connection.receiving != NULL):
+        if not room and <size_t>n < size and not (connection.protocol == PROTOCOL_HTTP1 and connection.receiving != NULL):
             return                                      # the socket is empty, and epoll would say if not
 
 
