@@ -67,8 +67,7 @@ cdef void on_data(void* owner, Call* call) noexcept nogil:
             call.t_received = io.hooks.now
             stream_message(io, call, data, length, packed)
         else:
-            control_message(io, call, data, length, packed)
-            call_release_held(call, GRPC_PREFIX + length)
+            control_message(io, call, data, length, packed)     # stays in the in-flight budget: Python holds it
     compact(call)
 
 

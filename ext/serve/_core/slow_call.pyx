@@ -7,10 +7,14 @@ from serve._core.call cimport *
 from serve._core.compression cimport IDENTITY, inflate_all
 from serve._core.control_queue cimport control_submit
 from serve._core.counters cimport counter_add
-from serve._core.failure cimport INTERNAL, UNAVAILABLE, Failure
+from serve._core.failure cimport INTERNAL, TOO_LARGE, UNAVAILABLE, Failure
 from serve._core.grpc_frame cimport put_message
 from serve._core.mailbox cimport frame_free, frame_new
 from serve._core.memory cimport Buffer, Slice, arena_alloc, arena_copy, buffer_append, buffer_empty, buffer_free, slice_make
+
+cdef enum:
+    CALL_BYTES = 1 << 20            # of messages that one gRPC call may send to Python: questions are small
+    UNREAD_BYTES = 4 << 20          # of answers that a client may leave unread
 
 
 cdef int put_text(Buffer* out, Slice text) noexcept nogil:
@@ -73,6 +77,9 @@ cdef void send_down(IoThread* io, Call* call, int kind, const uint8_t* data, siz
 cdef void control_message(IoThread* io, Call* call, const uint8_t* data, size_t length, bint packed) noexcept nogil:
     cdef Buffer plain
     cdef Failure failure
+    if call.held_bytes > CALL_BYTES:
+        refuse(io, call, TOO_LARGE, b"more than 1048576 bytes of messages in a call of this kind")
+        return
     if not packed:
         send_down(io, call, FRAME_MESSAGE, data, length)
         return
@@ -118,6 +125,8 @@ cdef void dispatch_frame(IoThread* io, Frame* frame) noexcept nogil:
         control.answered = frame.kind != FRAME_MESSAGE
         if frame.kind == FRAME_RESPONSE:
             take_response(call, frame)
+        elif frame.kind == FRAME_MESSAGE and call.out.length - call.out_sent > UNREAD_BYTES:
+            call_refuse(call, UNAVAILABLE, b"the client does not read its answers")
         elif frame.kind == FRAME_MESSAGE:
             if put_message(call, frame.body.data, frame.body.length):
                 call_refuse(call, INTERNAL, b"out of memory")
