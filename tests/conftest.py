@@ -3,6 +3,7 @@
 What they need is imported when they are used: most tests need no server.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,10 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.integration.running_server import RunningServer
+
+# Servers under test are told everything: what the caller's shell sets must not reach them.
+for _name in [name for name in os.environ if name.startswith("HEADRACE_")]:
+    del os.environ[_name]
 
 
 @pytest.fixture(scope="session")
