@@ -48,7 +48,7 @@ Options.cimport_from_pyx = False
 def extension(path: pathlib.Path) -> Extension:
     name = ".".join(path.relative_to(SOURCES).with_suffix("").parts)
     return Extension(name, [str(path.relative_to(ROOT))], language="c++", include_dirs=["ext/serve/_core"],
-                     depends=sorted(str(header.relative_to(ROOT)) for header in SOURCES.rglob("*.h")),
+                     depends=sorted(str(header.relative_to(ROOT)) for header in SOURCES.rglob("*.h*")),
                      libraries=LIBRARIES.get(path.stem, []), extra_compile_args=FLAGS, extra_link_args=LINK)
 
 

@@ -31,7 +31,7 @@ if ! up_to_date "$VENV/headrace-dependencies.stamp" "$dependencies"; then
     echo "$dependencies" >"$VENV/headrace-dependencies.stamp"
 fi
 
-sources=$({ find ext -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) -print0 | sort -z | xargs -0 cat; cat setup.py; env | grep '^HEADRACE_\(DEBUG\|SANITIZE\)' || true; } | sha256sum)
+sources=$({ find ext -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' -o -name '*.hpp' \) -print0 | sort -z | xargs -0 cat; cat setup.py; env | grep '^HEADRACE_\(DEBUG\|SANITIZE\)' || true; } | sha256sum)
 if ! up_to_date "$VENV/headrace-build.stamp" "$sources"; then
     echo "building the extensions"
     "$VENV/bin/python" setup.py -q build_ext --inplace

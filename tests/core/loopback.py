@@ -1,5 +1,6 @@
 """A server in this process over loopback sockets, held to its books when it stops."""
 
+import contextlib
 import os
 import socket
 import time
@@ -16,12 +17,13 @@ from serve._core.engine import NativeVersion
 from serve._core.io_loop import Server
 from serve._core.model_table import ModelTable
 from serve._core.ort import Session
+from serve._core.routing_plan import NativePlan
 from serve.models.resolution import warmup_batch_sizes
 from tests.core import onnx_models
 from tests.core.plain_clients import H2Client, HttpClient
 
 WAIT_S = 20.0
-Models = dict[str, tuple[dict[str, NativeVersion], NativeVersion | None]]
+Models = dict[str, tuple[dict[str, NativeVersion], NativeVersion | None, NativePlan | None]]
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -38,7 +40,7 @@ def native_threads() -> list[str]:
     for task in os.listdir("/proc/self/task"):
         try:
             names.append(Path(f"/proc/self/task/{task}/comm").read_text().strip())
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):     # it ended between the listing and the look
             continue
     return sorted(name for name in names if name in ("io", "instance"))
 
@@ -106,6 +108,20 @@ class Loopback:
     def address(self, thread: int = 0) -> tuple[str, int]:
         host, port = self.listeners[thread].getsockname()
         return host, port
+
+    def read_all(self, client: socket.socket) -> bytes:
+        """All that comes until the server closes; calls of Python's are answered meanwhile."""
+        received = b""
+        client.settimeout(0.01)
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            self.answer_slow_path()
+            with contextlib.suppress(TimeoutError):
+                piece = client.recv(1 << 16)
+                if not piece:
+                    return received
+                received += piece
+        raise AssertionError(f"the server did not close within {WAIT_S} s; it sent {received[:200]!r}")
 
     def socket(self, thread: int = 0) -> socket.socket:
         client = socket.create_connection(self.address(thread), timeout=WAIT_S)

@@ -132,6 +132,7 @@ class H2Client:
         self.resets: dict[int, int] = {}
         self.goaway: int | None = None
         self.closed = False
+        self.is_half_closed = False
         self.received = b""
         if preface:
             self.h2.initiate_connection()
@@ -140,7 +141,15 @@ class H2Client:
             self.flush()
 
     def flush(self) -> None:
-        self.socket.sendall(self.h2.data_to_send())
+        data = self.h2.data_to_send()
+        if not self.is_half_closed:
+            self.socket.sendall(data)
+
+    def half_close(self) -> None:
+        """Say nothing more, not even window updates."""
+        self.flush()
+        self.socket.shutdown(socket.SHUT_WR)
+        self.is_half_closed = True
 
     def open(self, path: str, *fields: tuple[str, str], method: str = "POST", end: bool = False) -> int:
         stream = self.h2.get_next_available_stream_id()

@@ -25,7 +25,7 @@ class Logged(Loopback):
     def __init__(self, path: Path, *, access_log: bool = True, **options: Any) -> None:
         super().__init__(access_log=access_log, **options)
         native = version(onnx_models.identity(path / "m.onnx"), self.pool, "m", "3", warm={"x": (3,)})
-        self.table.publish({"m": ({"3": native}, native)})
+        self.table.publish({"m": ({"3": native}, native, None)})
         self.records: list[Record] = []
 
     def read(self, n: int) -> list[Record]:
@@ -59,7 +59,7 @@ def test_an_inference_over_http1(loop: Logged) -> None:
     (record,) = loop.read(1)
     assert without_times(record) == {
         "protocol": "http/1.1", "method": "POST", "path": "/v2/models/m/infer", "status": 200, "request_bytes": len(JSON),
-        "answer_bytes": len(answer.body), "version": "3", "request_id": "me",
+        "answer_bytes": len(answer.body), "version": "3", "variant": "3", "request_id": "me",
     }
     assert 0 < record["duration_ns"] <= time.monotonic_ns() - before
     assert before_wall <= record["wall_ns"] <= time.time_ns()
@@ -73,7 +73,7 @@ def test_an_inference_over_http2(loop: Logged) -> None:
     (record,) = loop.read(1)
     assert without_times(record) == {
         "protocol": "http/2", "method": "POST", "path": "/v2/models/m/versions/3/infer", "status": 200, "request_bytes": len(JSON),
-        "answer_bytes": len(answer.body), "version": "3", "request_id": "me",
+        "answer_bytes": len(answer.body), "version": "3", "variant": "3", "request_id": "me",
     }
 
 
@@ -84,7 +84,7 @@ def test_an_inference_over_grpc(loop: Logged) -> None:
     (record,) = loop.read(1)
     assert without_times(record) == {
         "protocol": "grpc", "method": "POST", "path": GRPC_INFER, "status": 0, "request_bytes": len(body), "answer_bytes": len(answer.body),
-        "version": "3", "request_id": answer.fields["x-request-id"],
+        "version": "3", "variant": "3", "request_id": answer.fields["x-request-id"],
     }
 
 

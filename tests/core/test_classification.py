@@ -16,7 +16,7 @@ def _classes(folder: Path, x: np.ndarray, n_classes: int) -> list[list[tuple[flo
             "outputs": [{"name": "y", "parameters": {"classification": n_classes}}]}
     with Loopback() as loop:
         native = version(scaled(folder, 2, ("batch", x.shape[1])), loop.pool, max_batch_size=4, warm={"x": (x.shape[1],)})
-        loop.table.publish({"m": ({"1": native}, native)})
+        loop.table.publish({"m": ({"1": native}, native, None)})
         text = json.dumps(body).encode()
         head = f"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n\r\n".encode()
         output = json.loads(loop.http().ask(head + text).body)["outputs"][0]

@@ -2,6 +2,7 @@
 
 import gc
 import select
+import sys
 
 import pytest
 
@@ -228,3 +229,30 @@ def test_calls_may_outlive_the_server() -> None:
 
 def test_a_queue_without_a_server_is_empty() -> None:
     assert ControlQueue().take() == []
+
+
+def test_an_event_handler_that_raises_takes_nothing_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: reported.append(found.exc_value))
+    with Loopback() as loop:
+        client = loop.h2()
+        streams = [client.open_grpc("/some.Service/Method") for _ in range(2)]
+        client.flush()
+        first, second = taken(loop, 2)
+        events = Events()
+
+        def fails(kind: str, data: bytes) -> None:
+            raise ValueError(kind)
+
+        first.events, second.events = fails, events
+        for stream in streams:
+            client.h2.send_data(stream, frame(b"one"))
+        client.h2.send_headers(client.h2.get_next_available_stream_id(), [
+            (":method", "GET"), (":scheme", "http"), (":authority", "t"), (":path", "/third")], end_stream=True)
+        received = loop.total("bytes_received")
+        client.flush()
+        wait_until(lambda: loop.total("control_calls") == 3 and loop.total("bytes_received") > received, "all of it")
+        (third,) = taken(loop)
+        assert (third.path, events, [str(error) for error in reported]) == ("/third", [("message", b"one")], ["message"])
+        for exchange in (first, second, third):
+            loop.control.release(exchange)

@@ -25,7 +25,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Loopback, NativeVersion]]:
     """Model "ä b" with version 2 and label stable: y = x FP32 [batch, 3]."""
     with Loopback(max_body=1 << 20, max_in_flight=4 << 20) as loop:
         native = version(onnx_models.identity(tmp_path / "m.onnx"), loop.pool, "ä b", "2", warm={"x": (3,)})
-        loop.table.publish({"ä b": ({"2": native, "stable": native}, native), "empty": ({}, None)})
+        loop.table.publish({"ä b": ({"2": native, "stable": native}, native, None), "empty": ({}, None, None)})
         yield loop, native
 
 
@@ -202,7 +202,7 @@ def test_answers_that_nobody_reads_end_the_stream(tmp_path: Path) -> None:
     """A client that sends and never reads: what it is owed is bounded by the largest message."""
     with Loopback(max_body=1 << 20) as loop:
         native = version(onnx_models.identity(tmp_path / "m.onnx", "FP32", ("batch", "width")), loop.pool, warm={"x": (3,)})
-        loop.table.publish({"m": ({"1": native}, native)})
+        loop.table.publish({"m": ({"1": native}, native, None)})
         client = loop.h2()
         client.h2.update_settings({4: 0})                           # no window for any stream
         client.flush()

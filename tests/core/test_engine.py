@@ -11,6 +11,7 @@ import pytest
 from serve._core import io_loop
 from serve._core.batcher import InstancePool
 from serve._core.engine import NativeVersion
+from serve._core.histogram import histogram_bounds
 from serve._core.runner import live_objects
 from serve.errors import InternalError, InvalidArgument
 from serve.models.resolution import warmup_batch_sizes
@@ -97,6 +98,30 @@ def test_statistics_of_a_version_that_nobody_asked(tmp_path: Path, pool: Instanc
     assert native.is_idle()
 
 
+def test_runs_are_read_by_rows_with_the_waits_of_their_oldest(tmp_path: Path) -> None:
+    """Three rows are a run of 4, one request that fails is none; a batch counts once."""
+    with Loopback() as loop:
+        native = version(scaled(tmp_path, 2), loop.pool, max_batch_size=8, max_queue_delay_us=2000, preferred_batch_sizes=(8,))
+        loop.table.publish({"m": ({"1": native}, native, None)})
+        assert (native.run_reading().runs, sum(native.run_reading().waits)) == ({}, 0)
+        client = loop.http()
+        for rows in (1, 3, 3, 8):
+            client.ask(http_infer(np.ones((rows, 4), np.float32)))
+        client.send(b"".join(http_infer(np.ones((2, 4), np.float32)) for _ in range(4)))     # preferred: one run of eight rows
+        for _ in range(4):
+            http_tensor(client.read())
+        wait_until(native.is_idle, "the last run to be over")
+        reading = native.run_reading()
+        executions = native.statistics().execution_count
+    assert (reading.model, reading.version) == ("m", "1")
+    assert {log: sum(counts) for log, counts in reading.runs.items() if log < 3} == {0: 1, 2: 2}
+    assert sum(map(sum, reading.runs.values())) == sum(reading.waits) == executions
+    assert {len(counts) for counts in (*reading.runs.values(), reading.waits)} == {len(histogram_bounds())}
+    bounds = histogram_bounds()
+    waited = [bounds[i] for i, count in enumerate(reading.waits) for _ in range(count)]
+    assert sum(bound >= 2_000_000 for bound in waited) >= 3        # 1, 3 and 3 rows waited for the delay, eight did not
+
+
 # --- what is not answered -----------------------------------------------------------------------------------------------
 
 @pytest.fixture
@@ -104,7 +129,7 @@ def waiting(tmp_path: Path) -> Iterator[tuple[Loopback, NativeVersion]]:
     """A version whose batches go when they have two rows, or after a minute."""
     with Loopback() as loop:
         native = version(scaled(tmp_path, 2), loop.pool, preferred_batch_sizes=(2,), max_queue_delay_us=MINUTE_US, warm={"x": (4,)})
-        loop.table.publish({"m": ({"1": native}, native)})
+        loop.table.publish({"m": ({"1": native}, native, None)})
         yield loop, native
 
 
@@ -154,7 +179,7 @@ def test_the_timeout_parameter(waiting: tuple[Loopback, NativeVersion]) -> None:
 def test_a_full_queue_refuses(tmp_path: Path) -> None:
     with Loopback() as loop:
         native = version(scaled(tmp_path, 2), loop.pool, max_queue_delay_us=MINUTE_US, max_queue_size=3, max_batch_size=4, warm={"x": (4,)})
-        loop.table.publish({"m": ({"1": native}, native)})
+        loop.table.publish({"m": ({"1": native}, native, None)})
         clients = [loop.http() for _ in range(5)]
         for client in clients[:3]:
             client.send(http_infer(ones()))
@@ -168,7 +193,7 @@ def test_a_full_queue_refuses(tmp_path: Path) -> None:
 def test_bad_requests_are_counted_and_harm_nobody(tmp_path: Path) -> None:
     with Loopback() as loop:
         native = version(scaled(tmp_path, 2), loop.pool, warm={"x": (4,)})
-        loop.table.publish({"m": ({"1": native}, native)})
+        loop.table.publish({"m": ({"1": native}, native, None)})
         client = loop.http()
         wrong = np.ones((1, 3), np.float32)
         torn = http_request("/v2/models/m/infer", b"{")
@@ -182,7 +207,7 @@ def test_stopping_the_pool_runs_what_is_queued_and_joins_every_thread(tmp_path: 
     """More threads than runners: those that wait for one must end as well. What comes later is refused."""
     with Loopback(instances=3) as loop:
         native = version(slow(tmp_path / "slow.onnx"), loop.pool, max_batch_size=0, warm={"trips": (1,)})
-        loop.table.publish({"m": ({"1": native}, native)})
+        loop.table.publish({"m": ({"1": native}, native, None)})
         client = loop.h2()
         body = json.dumps({"inputs": [{"name": "trips", "datatype": "INT64", "shape": [1], "data": [3000]}]}).encode()
         streams = [client.open("/v2/models/m/infer") for _ in range(4)]
@@ -201,7 +226,7 @@ def test_stopping_the_pool_runs_what_is_queued_and_joins_every_thread(tmp_path: 
 def test_stopping_the_server_takes_back_what_is_queued(tmp_path: Path) -> None:
     with Loopback(instances=3) as loop:
         native = version(slow(tmp_path / "slow.onnx"), loop.pool, max_batch_size=0, warm={"trips": (1,)})
-        loop.table.publish({"m": ({"1": native}, native)})
+        loop.table.publish({"m": ({"1": native}, native, None)})
         client = loop.h2()
         body = json.dumps({"inputs": [{"name": "trips", "datatype": "INT64", "shape": [1], "data": [3000]}]}).encode()
         for _ in range(4):
@@ -223,7 +248,7 @@ def test_copies_of_a_large_tensor(tmp_path: Path, protocol: str, record_property
     assert x.nbytes == 602_112
     with Loopback() as loop:
         native = version(scaled(tmp_path, 2, ("batch", x.size)), loop.pool, max_batch_size=4, warm={"x": (x.size,)})
-        loop.table.publish({"m": ({"1": native}, native)})
+        loop.table.publish({"m": ({"1": native}, native, None)})
         gathered = native.copied_bytes()
         if protocol == "grpc":
             grpc = loop.h2()

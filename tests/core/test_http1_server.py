@@ -49,7 +49,7 @@ def pipeline() -> list[bytes]:
 def loop(tmp_path: Path) -> Iterator[Loopback]:
     with Loopback() as loop:
         native = version(onnx_models.identity(tmp_path / "m.onnx"), loop.pool, warm={"x": (3,)})
-        loop.table.publish({"m": ({"1": native, "stable": native}, native)})
+        loop.table.publish({"m": ({"1": native, "stable": native}, native, None)})
         yield loop
 
 
@@ -116,9 +116,7 @@ def test_mutated_requests_never_harm_the_server(loop: Loopback, data: Any) -> No
     try:
         client.sendall(bytes(stream))
         client.shutdown(1)
-        received = b""
-        while piece := client.recv(1 << 16):
-            received += piece
+        received = loop.read_all(client)
     except ConnectionResetError:
         received = b""
     finally:
@@ -144,7 +142,7 @@ def test_the_first_bytes_alone_decide_nothing_wrong(loop: Loopback) -> None:
 def serve_any_width(loop: Loopback, folder: Path) -> None:
     path = onnx_models.identity(folder / "m.onnx", "FP32", ("batch", "width"))
     native = version(path, loop.pool, max_batch_size=16, warm={"x": (8,)})
-    loop.table.publish({"m": ({"1": native}, native)})
+    loop.table.publish({"m": ({"1": native}, native, None)})
 
 
 def test_a_slow_reader_of_large_answers_is_read_from_again(tmp_path: Path) -> None:
@@ -203,3 +201,27 @@ def test_an_answer_is_kept_for_a_client_that_closes_its_side_late(loop: Loopback
     assert client.is_closed()
     client.socket.close()
     loop.clients.clear()
+
+
+EXPECTS = http_request("/v2/models/m/infer", JSON, "POST", "Expect: 100-continue")[:-len(JSON)]
+
+
+def test_leave_to_send_comes_behind_earlier_answers(loop: Loopback) -> None:
+    """A final answer must not come after an interim one of a later request, and who waits for leave is not to wait for ever."""
+    client = loop.http()
+    client.send(http_request("/v2/first", method="GET") + EXPECTS)
+    wait_until(lambda: loop.total("control_calls") == 1, "Python's call")
+    assert loop.answer_slow_path(200, b"first") == 1
+    assert client.read().body == b"first"
+    leave = client.read()
+    assert (leave.status, leave.fields) == (100, {})
+    client.send(JSON)
+    assert client.read().status == 200
+
+
+def test_who_does_not_wait_for_leave_is_not_given_any(loop: Loopback) -> None:
+    client = loop.http()
+    client.send(http_request("/v2/first", method="GET") + EXPECTS + JSON)
+    wait_until(lambda: loop.total("http_requests") == 2, "both calls")
+    assert loop.answer_slow_path(200, b"first") == 1
+    assert (client.read().body, client.read().status) == (b"first", 200)

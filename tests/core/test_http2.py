@@ -28,7 +28,7 @@ def raw(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> byt
 def loop(tmp_path: Path) -> Iterator[Loopback]:
     with Loopback(max_streams=8) as loop:
         native = version(onnx_models.identity(tmp_path / "m.onnx", "FP32", ("batch", "width")), loop.pool, warm={"x": (3,)})
-        loop.table.publish({"m": ({"1": native}, native)})
+        loop.table.publish({"m": ({"1": native}, native, None)})
         yield loop
 
 
@@ -253,3 +253,16 @@ def test_h2_itself_finds_nothing_wrong_with_us(loop: Loopback) -> None:
             assert client.read(stream).fields["grpc-status"] == "0"
     except h2.exceptions.ProtocolError as error:
         raise AssertionError("the server broke the protocol") from error
+
+
+@pytest.mark.parametrize(("kind", "is_grpc"), [("application/grpc", True), ("application/grpc+proto", True), ("application/grpc;v=1", True),
+                                               ("application/grpcfoo", False), ("application/grpc-web", False), ("application/grp", False)])
+def test_what_is_grpc(loop: Loopback, kind: str, is_grpc: bool) -> None:
+    client = loop.h2()
+    stream = client.open("/inference.GRPCInferenceService/ServerLive", ("content-type", kind), ("te", "trailers"))
+    client.data(stream, b"\0\0\0\0\0")
+    if is_grpc:
+        assert client.read(stream).fields["grpc-status"] == "0"
+    else:
+        wait_until(lambda: loop.answer_slow_path(404) == 1, "the call to be Python's")
+        assert client.read(stream).status == 404

@@ -1,5 +1,6 @@
 """Limits of size, number and time, as clients meet them."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 from serve._core.engine import NativeVersion
 from tests.core import onnx_models
 from tests.core.loopback import Loopback, version, wait_until
-from tests.core.plain_clients import frame, http_infer, http_request, http_tensor
+from tests.core.plain_clients import GRPC_INFER, GRPC_STREAM, frame, http_infer, http_request, http_tensor
 
+GRPC_LIVE = "/inference.GRPCInferenceService/ServerLive"
 X = np.array([[1, 2, 3]], np.float32)
 
 
@@ -19,7 +21,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Loopback, NativeVersion]]:
     """Model "ä b" with version 2 and label stable: y = x FP32 [batch, 3]."""
     with Loopback(max_body=1 << 20, max_in_flight=4 << 20) as loop:
         native = version(onnx_models.identity(tmp_path / "m.onnx"), loop.pool, "ä b", "2", warm={"x": (3,)})
-        loop.table.publish({"ä b": ({"2": native, "stable": native}, native), "empty": ({}, None)})
+        loop.table.publish({"ä b": ({"2": native, "stable": native}, native, None), "empty": ({}, None, None)})
         yield loop, native
 
 
@@ -110,3 +112,67 @@ def test_idle_connections_are_closed() -> None:
         assert client.is_closed()
         while not grpc.closed:
             grpc.pump()
+
+
+STALLED = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\nx-request-timeout-ms: 50\r\n\r\n{"
+
+
+def test_a_deadline_counts_while_the_body_arrives() -> None:
+    """From the first byte of the call: the client is told at the deadline, not when its body has been given up."""
+    with Loopback() as loop:
+        client, grpc = loop.http(), loop.h2()
+        start = time.monotonic()
+        client.send(STALLED)
+        answer = client.read()
+        assert (answer.status, answer.json()["error"], answer.fields["connection"]) == (504, "Request timeout expired", "close")
+        streams = [grpc.open_grpc(path, ("grpc-timeout", "50m")) for path in (GRPC_INFER, GRPC_STREAM, GRPC_LIVE)]
+        streams.append(grpc.open("/v2/models/m/infer", ("x-request-timeout-ms", "50")))
+        for stream in streams[:3]:
+            assert grpc.read(stream).fields["grpc-status"] == "4"
+        assert grpc.read(streams[3]).status == 504
+        assert 0.1 <= time.monotonic() - start < 2.0
+
+
+def test_a_deadline_is_not_early_and_not_a_sweep_late() -> None:
+    """Sweeps come every 250 ms; a deadline asks for one of its own."""
+    with Loopback() as loop:
+        waits = []
+        for _ in range(5):
+            client = loop.http()
+            start = time.monotonic()
+            client.send(STALLED)
+            assert client.read().status == 504
+            waits.append(time.monotonic() - start)
+        assert min(waits) >= 0.05
+        assert sorted(waits)[1] < 0.2           # two of five at the least: others share the machine
+
+
+def test_streams_that_are_never_closed_end_with_the_idle_time() -> None:
+    with Loopback(idle_timeout_s=0.05, min_body_rate=0) as loop:
+        client, http = loop.h2(), loop.http()
+        http.send(STALLED.replace(b"x-request-timeout-ms: 50", b"x-other: 1"))
+        streams = [client.open_grpc(path) for path in (GRPC_INFER, GRPC_LIVE)]
+        client.data(streams[0], frame(b"whole"), end=False)
+        plain = client.open("/v2/health/live", method="GET")
+        for stream in streams:
+            assert client.read(stream).fields["grpc-status"] == "4"
+        assert client.read(plain).status == 408
+        assert http.read().status == 408
+
+
+@pytest.mark.parametrize("text", ["5X", "", "-1S", "123456789S", "S", "1", "1.5S"])
+def test_a_grpc_deadline_that_cannot_be_read_is_not_none_at_all(served: tuple[Loopback, NativeVersion], text: str) -> None:
+    """As grpc-core: INTERNAL, in its words."""
+    loop, _ = served
+    client = loop.h2()
+    stream = client.grpc(frame(b""), GRPC_INFER, ("grpc-timeout", text))
+    assert client.read(stream).fields["grpc-status"] == "13"
+    assert client.answers[stream].fields["grpc-message"] == "Error parsing 'grpc-timeout' metadata"
+
+
+@pytest.mark.parametrize("text", ["soon", "", "-1", "1.5", "9" * 19])
+def test_an_http_deadline_that_cannot_be_read(served: tuple[Loopback, NativeVersion], text: str) -> None:
+    loop, _ = served
+    for fields in ([f"x-request-timeout-ms: {text}"], [f"x-request-timeout-ms: {text}", "x-request-timeout-ms: 1000"]):
+        answer = loop.http().ask(http_request("/v2/models/m/infer", b"{}", "POST", *fields))
+        assert (answer.status, answer.json()["error"]) == (400, "x-request-timeout-ms: want a whole number of milliseconds")

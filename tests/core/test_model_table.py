@@ -37,9 +37,9 @@ names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
 @given(models=st.dictionaries(names, st.dictionaries(names, st.sampled_from(["1", "2", "3"]), max_size=4), max_size=30), absent=names)
 def test_lookups_are_a_dictionarys(make_version: Any, models: dict[str, dict[str, str]], absent: str) -> None:
     table, reader_of = ModelTable(), {}
-    published = {name: ({key: make_version(name, number) for key, number in keys.items()}, None) for name, keys in models.items()}
-    for name, (keys, _) in published.items():
-        published[name] = (keys, next(iter(keys.values()), None))
+    published = {name: ({key: make_version(name, number) for key, number in keys.items()}, None, None) for name, keys in models.items()}
+    for name, (keys, _, _) in published.items():
+        published[name] = (keys, next(iter(keys.values()), None), None)
     assert table.publish(published) == 1
     reader_of[0] = reader = ReaderHarness(table, 0)
     assert reader.begin_turn() == 1
@@ -63,7 +63,7 @@ def test_lookups_are_a_dictionarys(make_version: Any, models: dict[str, dict[str
 
 def test_a_model_without_a_default_wants_a_number(make_version: Any) -> None:
     table = ModelTable()
-    table.publish({"m": ({"2": make_version("m", "2")}, None)})
+    table.publish({"m": ({"2": make_version("m", "2")}, None, None)})
     reader = ReaderHarness(table, 0)
     reader.begin_turn()
     assert reader.find(b"m", b"2") == (b"m", b"2")
@@ -74,7 +74,7 @@ def test_a_model_without_a_default_wants_a_number(make_version: Any) -> None:
 
 def test_the_default_is_kept_alive_even_if_no_key_names_it(make_version: Any) -> None:
     table = ModelTable()
-    table.publish({"m": ({}, make_version("m", "9"))})
+    table.publish({"m": ({}, make_version("m", "9"), None)})
     before = n_versions()
     table.publish({})
     assert n_versions() == before - 1
@@ -102,9 +102,9 @@ def test_long_and_hostile_names_only_shorten_the_text(make_version: Any) -> None
 
 def test_what_is_not_a_version_changes_nothing(make_version: Any) -> None:
     table = ModelTable()
-    table.publish({"m": ({"1": make_version("m", "1")}, None)})
+    table.publish({"m": ({"1": make_version("m", "1")}, None, None)})
     with pytest.raises(TypeError):
-        table.publish({"m": ({"1": object()}, None)})
+        table.publish({"m": ({"1": object()}, None, None)})
     assert table.generation == 1
     reader = ReaderHarness(table, 0)
     reader.begin_turn()
@@ -141,7 +141,7 @@ class Reclamation(RuleBasedStateMachine):
     def publish(self) -> None:
         blockers = {(i, self.entered[i]) for i in range(N_READERS) if self.seen[i] is not None}
         self.blockers[self.generation] = blockers
-        self.generation = self.table.publish({"m": ({"1": type(self).make("m", "1")}, None)})
+        self.generation = self.table.publish({"m": ({"1": type(self).make("m", "1")}, None, None)})
         self.expect()
 
     @rule(i=st.integers(0, N_READERS - 1))

@@ -133,7 +133,7 @@ def test_rows_are_never_mixed_and_every_one_is_counted(tmp_path: Path, by: str) 
         versions = {key: version(path, loop.pool, *key, **options) for key, path in paths.items()}
         default = {"fixed": "3", "free": "1"}
         loop.table.publish({
-            model: ({number: native for (name, number), native in versions.items() if name == model}, versions[model, number])
+            model: ({number: native for (name, number), native in versions.items() if name == model}, versions[model, number], None)
             for model, number in default.items()
         })
         traffic = Traffic(factors, default, {"fixed": (4,), "free": (1, 4, 9)})
@@ -153,7 +153,7 @@ def test_what_arrives_together_runs_together(tmp_path: Path) -> None:
     """32 requests in one segment are one turn of the loop: they become a batch, not 32."""
     with Loopback() as loop:
         native = version(scaled(tmp_path, 2), loop.pool, max_batch_size=64, warm={"x": (4,)})
-        loop.table.publish({"m": ({"1": native}, native)})
+        loop.table.publish({"m": ({"1": native}, native, None)})
         client = loop.http()
         one = np.ones((1, 4), np.float32)
         client.send(b"".join(http_infer(one * i) for i in range(32)))
@@ -176,7 +176,7 @@ def test_versions_are_replaced_under_traffic(tmp_path: Path) -> None:
             asked = b"".join(http_infer(x) for _ in range(8))
             for client in clients:
                 client.send(asked if generation else b"")
-            loop.table.publish({"m": ({"1": native}, native)})
+            loop.table.publish({"m": ({"1": native}, native, None)})
             for client in clients:
                 for _ in range(8 if generation else 0):
                     answer = http_tensor(client.read())
@@ -191,7 +191,7 @@ def test_permutations_of_sizes_share_a_batch_without_mixing(tmp_path: Path) -> N
     """Every order of requests of 1, 2, 3 and 5 rows, which do not all fit one batch of eight."""
     with Loopback() as loop:
         native = version(scaled(tmp_path, 2), loop.pool, max_batch_size=8, max_queue_delay_us=1, warm={"x": (4,)})
-        loop.table.publish({"m": ({"1": native}, native)})
+        loop.table.publish({"m": ({"1": native}, native, None)})
         client, value = loop.http(), 0
         for sizes in itertools.permutations((1, 2, 3, 5)):
             inputs = [np.full((rows, 4), value + i, np.float32) for i, rows in enumerate(sizes)]

@@ -7,6 +7,7 @@ cdef enum:
     ACCESS_METHOD = 16              # bytes kept of each text
     ACCESS_PATH = 128
     ACCESS_VERSION = 20
+    ACCESS_VARIANT = 64
     ACCESS_ID = 36
 
 cdef enum AccessProtocol:
@@ -24,10 +25,12 @@ cdef struct AccessRecord:
     uint8_t n_method                # bytes used of the texts below, none of which ends in NUL
     uint8_t n_path
     uint8_t n_version
+    uint8_t n_variant
     uint8_t n_id
     char[ACCESS_METHOD] method
     char[ACCESS_PATH] path          # without the query
     char[ACCESS_VERSION] version    # model version that answered an inference
+    char[ACCESS_VARIANT] variant    # and the plan's arm
     char[ACCESS_ID] id              # request id
 
 cdef cppclass AccessRing:

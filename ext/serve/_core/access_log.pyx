@@ -51,7 +51,8 @@ cdef dict record_of(const AccessRecord* record):
         "path": text_of(record.path, record.n_path),
         "status": record.status, "request_bytes": record.request_bytes, "answer_bytes": record.answer_bytes,
         "duration_ns": record.duration_ns,
-        "version": text_of(record.version, record.n_version), "request_id": text_of(record.id, record.n_id), "wall_ns": record.wall_ns,
+        "version": text_of(record.version, record.n_version), "variant": text_of(record.variant, record.n_variant),
+        "request_id": text_of(record.id, record.n_id), "wall_ns": record.wall_ns,
     }
 
 

@@ -10,9 +10,10 @@ cdef enum:
     MAX_BATCH_REQUESTS = 4096           # requests of one batch; its rows are bounded by max_batch
 
 cdef struct Bucket:
-    # Queued requests of one shape, oldest first. Owned by its Version.
+    # Queued requests of one shape, oldest first: clients' or shadows. Owned by its Version.
     Bucket* next
     uint64_t shape_key
+    bint is_shadow
     Request* head
     Request* tail
     int64_t rows
@@ -23,6 +24,7 @@ cdef struct Batch:
     Runner* runner
     int n
     int64_t rows
+    bint is_shadow
     Request* expired                    # taken out of the queue because their deadline passed; chain by next
     Request** requests                  # [MAX_BATCH_REQUESTS]
     void** inputs                       # [MAX_BATCH_REQUESTS] Tensor**, for runner_run
@@ -33,22 +35,27 @@ cdef struct Pool:
     Condition wake
     Version* active                     # versions with queued requests
     int idle                            # instance threads that wait
+    int shadow_runs                     # runs of shadows in progress: at most one
     bint stopping
     int n_threads
     Thread[MAX_INSTANCES] threads
 
 # Queue a chain (by next). What a full queue or a stopping pool refuses comes back as a chain, failure set.
 cdef Request* pool_submit(Pool* pool, Request* first, bint may_inline) noexcept nogil
-# Take one batch that the calling I/O thread may run itself. 1: taken (run it, then pool_finish); 0: nothing of the kind.
-cdef int pool_take_inline(Pool* pool, Batch* batch, uint64_t now, uint64_t longest_ns) noexcept nogil
+# Take one batch that the calling I/O thread may run itself: of clients, or of shadows. 1: taken (run it, then pool_finish); 0: nothing
+# of the kind.
+cdef int pool_take_inline(Pool* pool, Batch* batch, uint64_t now, uint64_t longest_ns, bint shadows) noexcept nogil
 cdef void pool_finish(Pool* pool, Batch* batch) noexcept nogil
 cdef void pool_nudge(Pool* pool) noexcept nogil                        # wake a thread if there is work that it could start
+# Nothing is queued, no shadow runs, and a thread or the caller could start a run of the version now.
+cdef bint pool_has_spare(Pool* pool, const Version* version) noexcept nogil
+cdef bint pool_is_wanted(Pool* pool) noexcept nogil                    # requests of clients are queued
 # Take a queued request back. 1: it is the caller's again; 0: it is running or done and will come through the mailbox.
 cdef bint pool_cancel(Pool* pool, Request* request) noexcept nogil
 
 # With the pool's lock held:
 # The most urgent bucket that a thread may start on now, its version and how many rows to take; else NULL, and wait_until is lowered to
-# the next time to look.
+# the next time to look. Shadows have a turn only while no client's request is queued on the device and no other shadow runs there.
 cdef Bucket* choose(Pool* pool, uint64_t now, Version** chosen, int64_t* rows, uint64_t* wait_until) noexcept nogil
 cdef void take(Pool* pool, Batch* batch, Version* version, Bucket* bucket, int64_t limit, uint64_t now) noexcept nogil
 cdef bint has_work(Pool* pool) noexcept nogil                          # a thread could start something, or will after a delay

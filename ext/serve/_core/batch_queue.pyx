@@ -5,6 +5,7 @@ from libc.string cimport memset
 from serve._core.batch_policy cimport Decision, batch_decide
 from serve._core.counters cimport counter_read
 from serve._core.failure cimport UNAVAILABLE, fail
+from serve._core.observe cimport is_shadow
 from serve._core.posix cimport condition_signal, mutex_lock, mutex_unlock
 
 cdef enum:
@@ -17,9 +18,9 @@ cdef inline uint64_t urgency(const Request* request) noexcept nogil:
     return request.deadline_ns if request.deadline_ns else request.t_queued + <uint64_t>NO_DEADLINE_S * 1000000000
 
 
-cdef Bucket* bucket_of(Version* version, uint64_t shape_key) noexcept nogil:
+cdef Bucket* bucket_of(Version* version, uint64_t shape_key, bint shadows) noexcept nogil:
     cdef Bucket* bucket = <Bucket*>version.buckets
-    while bucket != NULL and bucket.shape_key != shape_key:
+    while bucket != NULL and (bucket.shape_key != shape_key or bucket.is_shadow != shadows):
         bucket = bucket.next
     if bucket != NULL:
         return bucket
@@ -30,7 +31,7 @@ cdef Bucket* bucket_of(Version* version, uint64_t shape_key) noexcept nogil:
         if bucket == NULL:
             return NULL
     memset(bucket, 0, sizeof(Bucket))
-    bucket.shape_key = shape_key
+    bucket.shape_key, bucket.is_shadow = shape_key, shadows
     bucket.next = <Bucket*>version.buckets
     version.buckets = bucket
     return bucket
@@ -66,9 +67,10 @@ cdef void deactivate(Pool* pool, Version* version) noexcept nogil:
 cdef int enqueue(Pool* pool, Request* request) noexcept nogil:
     cdef Version* version = request.version
     cdef Bucket* bucket
-    if pool.stopping or version.depth >= version.queue_limit:
+    cdef bint shadow = is_shadow(request)
+    if pool.stopping or (version.depth >= version.queue_limit and not shadow):
         return fail(&request.failure, UNAVAILABLE, b"Exceeds maximum queue size")
-    bucket = bucket_of(version, request.binding.shape_key)
+    bucket = bucket_of(version, request.binding.shape_key, shadow)
     if bucket == NULL:
         return fail(&request.failure, UNAVAILABLE, b"out of memory")
     request.bucket = bucket
@@ -80,7 +82,10 @@ cdef int enqueue(Pool* pool, Request* request) noexcept nogil:
         bucket.head = request
     bucket.tail = request
     bucket.rows += request.binding.rows
-    version.depth += 1
+    if shadow:
+        version.n_shadows += 1
+    else:
+        version.depth += 1
     activate(pool, version)
     return 0
 
@@ -98,7 +103,10 @@ cdef void dequeue(Pool* pool, Request* request) noexcept nogil:
         bucket.tail = request.queue_previous
     request.bucket = NULL
     bucket.rows -= request.binding.rows
-    version.depth -= 1
+    if bucket.is_shadow:
+        version.n_shadows -= 1
+    else:
+        version.depth -= 1
     if bucket.head == NULL:
         drop_bucket(version, bucket)
         if version.buckets == NULL:
@@ -106,16 +114,20 @@ cdef void dequeue(Pool* pool, Request* request) noexcept nogil:
 
 
 cdef inline Decision decide(const Version* version, const Bucket* bucket, uint64_t now) noexcept nogil:
-    cdef uint64_t delay_ns = 0 if (<Pool*>version.pool).stopping else version.delay_ns     # nobody else will come: nothing to wait for
+    # Nobody else will come to a pool that stops: nothing to wait for. Shadows have waited.
+    cdef uint64_t delay_ns = 0 if (<Pool*>version.pool).stopping or bucket.is_shadow else version.delay_ns
     return batch_decide(version.max_batch, version.preferred, version.n_preferred, delay_ns, bucket.rows, bucket.head.t_queued, now)
 
 
-cdef Bucket* best_bucket(Version* version, uint64_t now, int64_t* rows, uint64_t* wait_until) noexcept nogil:
-    """The most urgent bucket that is ready to go; wait_until is lowered to the next time when one will be."""
+cdef Bucket* best_bucket(Version* version, uint64_t now, bint shadows, int64_t* rows, uint64_t* wait_until) noexcept nogil:
+    """The most urgent bucket of the kind that is ready to go; wait_until is lowered to the next time when one will be."""
     cdef Bucket* bucket = <Bucket*>version.buckets
     cdef Bucket* best = NULL
     cdef Decision decision
     while bucket != NULL:
+        if bucket.is_shadow != shadows:
+            bucket = bucket.next
+            continue
         decision = decide(version, bucket, now)
         if decision.rows == 0:
             wait_until[0] = min(wait_until[0], decision.wait_until)
@@ -126,15 +138,35 @@ cdef Bucket* best_bucket(Version* version, uint64_t now, int64_t* rows, uint64_t
     return best
 
 
+cdef bint are_wanted(const Pool* pool) noexcept nogil:
+    cdef const Version* version = pool.active
+    while version != NULL:
+        if version.depth:
+            return True
+        version = version.active_next
+    return False
+
+
+cdef inline bint may_shadow(const Pool* pool) noexcept nogil:
+    return pool.shadow_runs == 0 and not are_wanted(pool)
+
+
 cdef Bucket* choose(Pool* pool, uint64_t now, Version** chosen, int64_t* rows, uint64_t* wait_until) noexcept nogil:
     """Earliest deadline first over the versions that may start another run."""
+    cdef Bucket* best = choose_among(pool, now, False, chosen, rows, wait_until)
+    if best == NULL and pool.active != NULL and may_shadow(pool):
+        best = choose_among(pool, now, True, chosen, rows, wait_until)
+    return best
+
+
+cdef Bucket* choose_among(Pool* pool, uint64_t now, bint shadows, Version** chosen, int64_t* rows, uint64_t* wait_until) noexcept nogil:
     cdef Version* version = pool.active
     cdef Bucket* best = NULL
     cdef Bucket* bucket
     cdef int64_t wanted = 0
     while version != NULL:
         if version.n_free:
-            bucket = best_bucket(version, now, &wanted, wait_until)
+            bucket = best_bucket(version, now, shadows, &wanted, wait_until)
             if bucket != NULL and (best == NULL or urgency(bucket.head) < urgency(best.head)):
                 best = bucket
                 chosen[0] = version
@@ -150,6 +182,7 @@ cdef void take(Pool* pool, Batch* batch, Version* version, Bucket* bucket, int64
     batch.n = 0
     batch.rows = 0
     batch.version = version
+    batch.is_shadow = bucket.is_shadow                      # the bucket goes with its last request
     batch.expired = NULL
     while request != NULL and batch.n < MAX_BATCH_REQUESTS:
         following = request.queue_next
@@ -169,6 +202,7 @@ cdef void take(Pool* pool, Batch* batch, Version* version, Bucket* bucket, int64
         version.n_free -= 1
         batch.runner = version.free[version.n_free]
         version.running += 1
+        pool.shadow_runs += batch.is_shadow
 
 
 cdef inline uint64_t estimate_ns(Version* version, int64_t rows) noexcept nogil:
@@ -184,11 +218,15 @@ cdef inline bint is_short(Version* version, int64_t rows, uint64_t longest_ns) n
 
 cdef bint has_work(Pool* pool) noexcept nogil:
     cdef Version* version = pool.active
+    cdef bint waiting = False
+    if version == NULL:
+        return False
     while version != NULL:
-        if version.n_free:
+        if version.n_free and version.depth:
             return True
+        waiting |= version.n_free and version.n_shadows
         version = version.active_next
-    return False
+    return waiting and may_shadow(pool)
 
 
 cdef Request* pool_submit(Pool* pool, Request* first, bint may_inline) noexcept nogil:
@@ -220,17 +258,17 @@ cdef void pool_nudge(Pool* pool) noexcept nogil:
         condition_signal(&pool.wake)
 
 
-cdef int pool_take_inline(Pool* pool, Batch* batch, uint64_t now, uint64_t longest_ns) noexcept nogil:
+cdef int pool_take_inline(Pool* pool, Batch* batch, uint64_t now, uint64_t longest_ns, bint shadows) noexcept nogil:
     cdef Version* version
     cdef Bucket* bucket = NULL
     cdef int64_t rows = 0
     cdef uint64_t wait_until = 0
     mutex_lock(&pool.lock)
-    version = pool.active
+    version = pool.active if not shadows or may_shadow(pool) else <Version*>NULL
     while version != NULL:
         # Nobody else is at it, and it has not kept an I/O thread waiting lately.
         if version.may_inline and not version.running and not version.delay_ns and now >= counter_read(&version.inline_from):
-            bucket = best_bucket(version, now, &rows, &wait_until)
+            bucket = best_bucket(version, now, shadows, &rows, &wait_until)
             if bucket != NULL and is_short(version, rows, longest_ns):
                 break
             bucket = NULL
@@ -249,7 +287,23 @@ cdef void pool_finish(Pool* pool, Batch* batch) noexcept nogil:
     version.free[version.n_free] = batch.runner
     version.n_free += 1
     version.running -= 1
+    pool.shadow_runs -= batch.is_shadow
     mutex_unlock(&pool.lock)
+
+
+cdef bint pool_has_spare(Pool* pool, const Version* version) noexcept nogil:
+    cdef bint spare
+    mutex_lock(&pool.lock)
+    spare = pool.active == NULL and pool.shadow_runs == 0 and version.n_free and (pool.idle or (version.may_inline and not version.running))
+    mutex_unlock(&pool.lock)
+    return spare
+
+
+cdef bint pool_is_wanted(Pool* pool) noexcept nogil:
+    mutex_lock(&pool.lock)
+    cdef bint wanted = are_wanted(pool)
+    mutex_unlock(&pool.lock)
+    return wanted
 
 
 cdef bint pool_cancel(Pool* pool, Request* request) noexcept nogil:

@@ -5,15 +5,16 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
-from serve._core.batch_queue cimport Bucket, MAX_BATCH_REQUESTS, choose, has_work, log2_up, pool_finish, take
+from serve._core.batch_queue cimport Bucket, MAX_BATCH_REQUESTS, choose, has_work, log2_up, pool_finish, pool_is_wanted, take
 from serve._core.call cimport Mailbox, Request
 from serve._core.counters cimport counter_add, counter_read, counter_set
-from serve._core.failure cimport DEADLINE_EXCEEDED, OK, UNAVAILABLE, fail
-from serve._core.histogram cimport size_histogram_add
+from serve._core.failure cimport CANCELLED, DEADLINE_EXCEEDED, OK, UNAVAILABLE, fail
+from serve._core.histogram cimport histogram_add, size_histogram_add
 from serve._core.infer cimport infer_encode
 from serve._core.mailbox cimport mailbox_post
+from serve._core.observe cimport observe_answer, observe_pair
 from serve._core.posix cimport *
-from serve._core.runner cimport RunTimes, runner_run
+from serve._core.runner cimport Runner, RunTimes, runner_run
 from serve._core.tensors cimport Tensor
 from serve._core.version cimport BatchCounters, MAX_INSTANCES, MAX_IO_THREADS
 
@@ -60,7 +61,10 @@ cdef VersionStats* stats_of(Version* version, int thread) noexcept nogil:
     return stats
 
 
-cdef void count_batch(Version* version, int thread, int64_t rows, uint64_t start, const RunTimes* times, uint64_t end) noexcept nogil:
+cdef void count_batch(const Batch* run, int thread, int64_t rows, uint64_t oldest, uint64_t start, const RunTimes* times,
+                      uint64_t end) noexcept nogil:
+    """oldest: when the request that waited longest came into the queue."""
+    cdef Version* version = run.version
     cdef VersionStats* stats = stats_of(version, thread)
     cdef BatchCounters* batch
     cdef int index = log2_up(rows)
@@ -80,6 +84,28 @@ cdef void count_batch(Version* version, int thread, int64_t rows, uint64_t start
     counter_add(&batch.gather_ns, times.gathered - start)
     counter_add(&batch.run_ns, times.ran - times.gathered)
     counter_add(&batch.scatter_ns, end - times.ran)
+    if not run.is_shadow:                             # shadows wait and run under conditions of their own
+        histogram_add(&stats.runs[index], times.ran - times.gathered, 1)
+        histogram_add(&stats.waits, start - oldest, 1)
+
+
+cdef inline void give_answer(Request* request, Runner* runner, int64_t first) noexcept nogil:
+    """The request's rows of the outputs: what is watched in them, then the reply. A shadow has none."""
+    if request.shadow != NULL and observe_pair(request, runner, first):
+        return
+    if request.routed.plan != NULL:
+        observe_answer(request, runner, first)
+    infer_encode(request, runner, first)
+
+
+cdef void run_one_by_one(Batch* batch, int first, int n, int thread) noexcept nogil:
+    """Shadows make way for clients between two runs, as they do between two batches."""
+    cdef int i
+    for i in range(first, first + n):
+        if batch.is_shadow and pool_is_wanted(<Pool*>batch.version.pool):
+            batch.requests[i].failure.kind = CANCELLED
+        else:
+            run_part(batch, i, 1, thread)
 
 
 cdef void run_part(Batch* batch, int first, int n, int thread) noexcept nogil:
@@ -89,6 +115,7 @@ cdef void run_part(Batch* batch, int first, int n, int thread) noexcept nogil:
     cdef RunTimes times
     cdef Request* request
     cdef uint64_t start = now_ns()
+    cdef uint64_t oldest = start
     cdef uint64_t end
     times.gathered = times.ran = times.scattered = start
     for i in range(first, first + n):
@@ -97,24 +124,24 @@ cdef void run_part(Batch* batch, int first, int n, int thread) noexcept nogil:
         batch.inputs[i] = request.binding.inputs
         batch.row_counts[i] = request.binding.rows
         rows += request.binding.rows
+        oldest = min(oldest, request.t_queued)
     request = batch.requests[first]
     if runner_run(batch.runner, <Tensor***>batch.inputs + first, batch.row_counts + first, n, &times, &request.failure):
         if n > 1:
             request.failure.kind = OK
-            for i in range(first, first + n):
-                run_part(batch, i, 1, thread)
+            run_one_by_one(batch, first, n, thread)
             return
         request.t_gathered = request.t_ran = request.t_scattered = request.t_encoded = now_ns()
         return
     for i in range(first, first + n):
         request = batch.requests[i]
         request.t_gathered, request.t_ran = times.gathered, times.ran
-        infer_encode(request, batch.runner, row)
+        give_answer(request, batch.runner, row)
         row += request.binding.rows
     end = now_ns()
     for i in range(first, first + n):
         batch.requests[i].t_scattered = batch.requests[i].t_encoded = end
-    count_batch(batch.version, thread, rows, start, &times, end)
+    count_batch(batch, thread, rows, oldest, start, &times, end)
 
 
 cdef void batch_run(Batch* batch, int thread) noexcept nogil:

@@ -12,6 +12,7 @@ from serve._core.failure cimport Failure
 from serve._core.http1 cimport ChunkDecoder
 from serve._core.memory cimport Arena, Buffer, Slice
 from serve._core.nghttp2 cimport nghttp2_session, nghttp2_session_callbacks
+from serve._core.routing cimport Routed, ShadowCopy
 from serve._core.slab cimport Slab
 from serve._core.tensors cimport Binding, InferRequest
 from serve._core.version cimport Version
@@ -26,6 +27,11 @@ cdef enum CallKind:
 
 cdef enum:
     CALL_BROKEN = -1
+
+cdef enum:
+    # Call.deadline_ns of a call whose header is no time-out: it is refused.
+    BAD_TIMEOUT_MS = 0xFFFFFFFFFFFFFFFE             # x-request-timeout-ms
+    BAD_GRPC_TIMEOUT = 0xFFFFFFFFFFFFFFFF
 
 cdef enum ConnectionProtocol:
     PROTOCOL_UNKNOWN = 0
@@ -49,7 +55,6 @@ cdef struct Limits:
     uint64_t idle_ns
     uint64_t deadline_cap_ns
     size_t min_body_rate            # bytes a second
-    int not_ready_status
 
 cdef struct Field:
     # A header, in the call's arena; names in lower case.
@@ -78,6 +83,8 @@ cdef struct Request:
     Request* next                   # turn's list, mailbox, free list
     Mailbox* mailbox
     Version* version                # routed to; valid while pins is held
+    Routed routed                   # by which plan, to which arm
+    ShadowCopy* shadow              # in the arena; NULL: not sampled
     Pins* pins
     # Guarded by the pool's lock.
     void* bucket                    # batcher.Bucket; not NULL while queued
@@ -162,12 +169,15 @@ cdef struct Call:
     int64_t reply_json_length
     int reply_encoding
     Field* reply_fields
-    Slice version_served
+    Slice version_served            # x-headrace-version, -variant and -generation
+    Slice variant_served
+    Slice generation_served
     Buffer out                      # body, or framed gRPC messages
     size_t out_sent
     size_t held_out                 # what of it counts for the in-flight budget
     uint64_t t_sent                 # HTTP/2: when the answer last grew, or the peer took some of it
     bint deferred                   # nghttp2 waits for more of out
+    uint64_t t_grown                # last byte of the body; before the first, of the head
 
 cdef struct ControlCall:
     # A call in the hands of Python. Freed by the I/O thread when Python has released it.
@@ -207,6 +217,8 @@ cdef struct Connection:
     bint broken                     # close once everything is flushed, without lingering
     bint closing                    # close once everything is flushed
     bint lingering                  # our side is shut, the peer's rest is dropped
+    bint peer_done                  # the peer has shut its side: what is whole is answered, then the connection is closed
+    bint probed                     # HTTP/1.1, after peer_done: the peer was sent something that a closed socket answers with a reset
     int goodbye                     # HTTP/2: Goodbye
     void* owner                     # IoThread
     Hooks* hooks
@@ -236,6 +248,7 @@ cdef struct Connection:
     bint chunked
     ChunkDecoder chunks
     size_t body_left
+    bint continue_due               # the client waits for 100 (Continue), and earlier answers go first
 
 cdef struct Hooks:
     # What the protocols tell their I/O thread. Filled by dispatch.

@@ -3,7 +3,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from serve._core.access_log cimport (ACCESS_GRPC, ACCESS_HTTP1, ACCESS_HTTP2, ACCESS_ID, ACCESS_METHOD, ACCESS_PATH,
-                                     ACCESS_VERSION, AccessRecord, access_publish, access_slot)
+                                     ACCESS_VARIANT, ACCESS_VERSION, AccessRecord, access_publish, access_slot)
 from serve._core.compression cimport encoding_accepted, encoding_from_name
 from serve._core.debug cimport KEEPS_FREE, count_copy
 from serve._core.counters cimport counter_add, counter_read, counter_set
@@ -12,6 +12,7 @@ from serve._core.json_codec cimport json_encode_error
 from serve._core.memory cimport (arena_alloc, arena_copy, arena_free, arena_reset, buffer_free, buffer_reserve, slice_is, slice_make,
                                  slice_of)
 from serve._core.posix cimport now_ns
+from serve._core.routing cimport Routed
 from serve._core.status_details cimport status_details
 
 cdef enum:
@@ -67,16 +68,28 @@ cdef uint64_t timeout_ns(Slice text, uint64_t cap) noexcept nogil:
     return max(<uint64_t>1, <uint64_t>value * unit)
 
 
+cdef inline void set_deadline(Call* call, uint64_t deadline_ns) noexcept nogil:
+    """The last one given counts, but an unreadable one is never taken back."""
+    if call.deadline_ns < <uint64_t>BAD_TIMEOUT_MS:
+        call.deadline_ns = deadline_ns
+
+
+cdef bint is_grpc_type(Slice value) noexcept nogil:
+    """application/grpc, alone or before + (a message format) or ; (parameters): PROTOCOL-HTTP2, Content-Type."""
+    if value.length < 16 or memcmp(value.data, b"application/grpc", 16) != 0:
+        return False
+    return value.length == 16 or value.data[16] == b'+' or value.data[16] == b';'
+
+
 cdef void interpret(Call* call, Slice name, Slice value) noexcept nogil:
     """Note the fields that the data plane acts on. Unknown ones are only kept."""
     cdef uint64_t cap = call.connection.hooks.limits.deadline_cap_ns
     cdef int64_t number
     if name.length == 12 and slice_is(name, b"grpc-timeout", 12):
         number = <int64_t>timeout_ns(value, cap)
-        if number:
-            call.deadline_ns = call.t_received + <uint64_t>number
+        set_deadline(call, call.t_received + <uint64_t>number if number else <uint64_t>BAD_GRPC_TIMEOUT)
     elif name.length == 12 and slice_is(name, b"content-type", 12):
-        call.is_grpc = value.length >= 16 and memcmp(value.data, b"application/grpc", 16) == 0
+        call.is_grpc = is_grpc_type(value)
     elif name.length == 12 and slice_is(name, b"x-request-id", 12):
         if 0 < value.length <= 128:
             call.request_id = value
@@ -90,8 +103,10 @@ cdef void interpret(Call* call, Slice name, Slice value) noexcept nogil:
         call.content_encoding = encoding_from_name(value)
     elif name.length == 20 and slice_is(name, b"x-request-timeout-ms", 20):
         number = digits(value)
-        if number > 0:
-            call.deadline_ns = call.t_received + (cap if <uint64_t>number > cap // 1000000 else <uint64_t>number * 1000000)
+        if number < 0:
+            set_deadline(call, <uint64_t>BAD_TIMEOUT_MS)
+        elif number > 0:
+            set_deadline(call, call.t_received + (cap if <uint64_t>number > cap // 1000000 else <uint64_t>number * 1000000))
     elif name.length == 31 and slice_is(name, b"inference-header-content-length", 31):
         call.json_length = digits(value)
 
@@ -149,7 +164,7 @@ cdef Call* call_new(Connection* connection, uint64_t now) noexcept nogil:
     call.reply_json_length = -1
     call.requests_tail = &call.requests
     call.keep_alive = True
-    call.t_opened = call.t_received = now
+    call.t_opened = call.t_received = call.t_grown = now
     return call
 
 
@@ -171,6 +186,7 @@ cdef int call_grown(Call* call, size_t length) noexcept nogil:
     cdef Hooks* hooks = call.connection.hooks
     call.body.length += length
     call.received += length
+    call.t_grown = hooks.now
     call.held_bytes += length
     counter_add(hooks.held_bytes, length)
     if call.held_bytes > SMALL_BODY and not hooks.has_room(call.connection.owner):
@@ -223,6 +239,7 @@ cdef void note_access(Call* call) noexcept nogil:
     record.n_method = keep_text(record.method, ACCESS_METHOD, call.method)
     record.n_path = keep_text(record.path, ACCESS_PATH, call.path)
     record.n_version = keep_text(record.version, ACCESS_VERSION, call.version_served)
+    record.n_variant = keep_text(record.variant, ACCESS_VARIANT, call.variant_served)
     record.n_id = keep_text(record.id, ACCESS_ID, call.request_id)
     access_publish(call.connection.hooks.access)
 
@@ -351,6 +368,9 @@ cdef Request* request_new(CallPool* pool) noexcept nogil:
     counter_add(&pool.live_requests, 1)
     request.failure.kind = 0
     request.infer.has_id = False                        # no earlier user's, should this one never be decoded
+    memset(&request.routed, 0, sizeof(Routed))
+    request.shadow = NULL
+    request.t_started = 0
     return request
 
 

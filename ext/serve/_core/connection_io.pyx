@@ -7,9 +7,9 @@ from libcpp.atomic cimport memory_order_release
 from serve._core.call cimport *
 from serve._core.counters cimport counter_acquire, counter_add, counter_publish, counter_read, counter_set
 from serve._core.answering cimport mark_dirty
-from serve._core.http1_server cimport (MAX_PIPELINE, http1_close, http1_direct, http1_flush, http1_is_due, http1_receive,
-                                       http1_received_direct, http1_resume)
-from serve._core.http2 cimport http2_announce_shutdown, http2_close, http2_fill, http2_is_done, http2_open, http2_receive
+from serve._core.http1_server cimport (MAX_PIPELINE, http1_close, http1_direct, http1_end, http1_flush, http1_is_due, http1_probe,
+                                       http1_receive, http1_received_direct, http1_resume)
+from serve._core.http2 cimport http2_announce_shutdown, http2_close, http2_end, http2_fill, http2_is_done, http2_open, http2_receive
 from serve._core.memory cimport buffer_append, buffer_free
 from serve._core.posix cimport *
 
@@ -209,6 +209,9 @@ cdef void read_connection(IoThread* io, Connection* connection, uint8_t* buffer)
     cdef ssize_t n
     cdef uint8_t* at = NULL
     cdef int status
+    if connection.peer_done:                            # we do not listen any more: it is an error or a hang-up
+        close_connection(io, connection)
+        return
     while connection.open and taken < READ_TURN and not connection.reading_paused:
         room = http1_direct(connection, &at) if connection.protocol == PROTOCOL_HTTP1 and not connection.lingering else 0
         # Of an HTTP/1.1 body, only what comes with the head is copied: little is read until the rest can be received in its place.
@@ -217,6 +220,9 @@ cdef void read_connection(IoThread* io, Connection* connection, uint8_t* buffer)
         if n < 0 and errno == EINTR:
             continue
         if n < 0 and errno == EAGAIN:
+            return
+        if n == 0 and not connection.lingering and connection.protocol != PROTOCOL_UNKNOWN:
+            end_input(io, connection)
             return
         if n <= 0:
             close_connection(io, connection)
@@ -231,6 +237,17 @@ cdef void read_connection(IoThread* io, Connection* connection, uint8_t* buffer)
             return
         if not room and <size_t>n < size and not (connection.protocol == PROTOCOL_HTTP1 and connection.receiving != NULL):
             return                                      # the socket is empty, and epoll would say if not
+
+
+cdef void end_input(IoThread* io, Connection* connection) noexcept nogil:
+    """The peer has shut its side, which a client may do as soon as it has asked: what is whole is answered, then we close, too."""
+    connection.peer_done = True
+    connection.t_progress = io.hooks.now
+    if connection.protocol == PROTOCOL_HTTP2:
+        http2_end(connection)
+    else:
+        http1_end(connection)
+    mark_dirty(io, connection)
 
 
 cdef void close_after_answer(IoThread* io, Connection* connection) noexcept nogil:
@@ -274,6 +291,8 @@ cdef int fill_out(Connection* connection) noexcept nogil:
 
 
 cdef bint is_finished(Connection* connection) noexcept nogil:
+    if connection.peer_done and connection.calls == NULL:
+        return True
     if connection.protocol == PROTOCOL_HTTP2:
         return http2_is_done(connection)
     return connection.closing
@@ -281,7 +300,7 @@ cdef bint is_finished(Connection* connection) noexcept nogil:
 
 cdef void finish_connection(IoThread* io, Connection* connection) noexcept nogil:
     """Everything is sent. Close our side first: closing at once could reset the connection under the peer's last read."""
-    if connection.broken:
+    if connection.broken or connection.peer_done:       # nothing is on its way to us that could reset the connection
         close_connection(io, connection)
         return
     if not connection.lingering:
@@ -293,7 +312,8 @@ cdef void finish_connection(IoThread* io, Connection* connection) noexcept nogil
 cdef void flush(IoThread* io, Connection* connection) noexcept nogil:
     cdef int sent = 1
     while True:
-        if not connection.lingering and fill_out(connection):
+        if not connection.lingering and (fill_out(connection) or connection.peer_done and connection.protocol == PROTOCOL_HTTP1
+                                         and http1_probe(connection)):
             close_connection(io, connection)
             return
         if connection.out.length == 0:
@@ -312,7 +332,7 @@ cdef void flush(IoThread* io, Connection* connection) noexcept nogil:
             connection.t_sent = io.hooks.now
         if connection.out.length - connection.out_sent >= OUT_HIGH:
             connection.reading_paused = True
-        listen_to(io, connection, not (connection.reading_paused or connection.broken), not sent)
+        listen_to(io, connection, not (connection.reading_paused or connection.broken or connection.peer_done), not sent)
 
 
 cdef void flush_dirty(IoThread* io) noexcept nogil:

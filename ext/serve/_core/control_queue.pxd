@@ -16,4 +16,4 @@ cdef class ControlQueue:
     cdef Queue* queue
     cdef dict exchanges             # address of ControlCall -> Exchange, while Python holds it
     cdef object owner               # keeps the mailboxes alive
-    cdef int handle(self, Frame* frame, list opened) except -1
+    cdef void handle(self, Frame* frame, list opened) noexcept

@@ -162,7 +162,10 @@ cdef class ControlQueue:
         return self.queue.wake_fd
 
     def take(self):
-        """The new exchanges since the last call; events of older ones are handed to their `events`."""
+        """The new exchanges since the last call; events of older ones are handed to their `events`.
+
+        What an `events` raises goes to sys.unraisablehook.
+        """
         cdef Frame* frame
         cdef Frame* following
         drain(self.queue.wake_fd)
@@ -180,19 +183,19 @@ cdef class ControlQueue:
             frame = following
         return opened
 
-    cdef int handle(self, Frame* frame, list opened) except -1:
+    cdef void handle(self, Frame* frame, list opened) noexcept:     # what one call's `events` raises costs no other call anything
         cdef Exchange exchange
         key = <uintptr_t>frame.control
         if frame.kind == FRAME_OPEN:
             exchange = exchange_new(frame, self.owner)
             self.exchanges[key] = exchange
             opened.append(exchange)
-            return 0
+            return
         exchange = self.exchanges.get(key)
         if exchange is None:
-            return 0
+            return
         kind = {FRAME_MESSAGE: "message", FRAME_HALF_CLOSE: "half_close", FRAME_CANCEL: "cancel"}[frame.kind]
-        return exchange.tell(kind, PyBytes_FromStringAndSize(<char*>frame.body.data, frame.body.length))
+        exchange.tell(kind, PyBytes_FromStringAndSize(<char*>frame.body.data, frame.body.length))
 
     def release(self, Exchange exchange not None):
         """The control plane is done with it: no more events."""

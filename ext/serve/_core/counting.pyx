@@ -6,10 +6,6 @@ from serve._core.histogram cimport Histogram, histogram_add
 from serve._core.version cimport GATHER, QUEUE, RECEIVE, RUN, SCATTER, SEND, TOTAL, VersionStats
 
 
-cdef inline uint64_t since(uint64_t later, uint64_t earlier) noexcept nogil:
-    return later - earlier if later > earlier else 0
-
-
 cdef void count_success(IoThread* io, Request* request, uint64_t now) noexcept nogil:
     cdef VersionStats* stats = stats_of(request.version, io.index)
     cdef Histogram* stages

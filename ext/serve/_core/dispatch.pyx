@@ -12,6 +12,7 @@ from serve._core.inference cimport end_stream_if_done, has_room, inferences_gone
 from serve._core.io_thread cimport IoThread
 from serve._core.memory cimport Buffer, arena_alloc, buffer_append, buffer_empty, buffer_free, slice_is, slice_make
 from serve._core.slow_call cimport control_gone, control_message, open_control, send_down
+from serve._core.timeouts cimport sweep_in_time
 
 
 cdef void ensure_id(IoThread* io, Call* call) noexcept nogil:
@@ -33,8 +34,15 @@ cdef void on_headers(void* owner, Call* call) noexcept nogil:
     else:
         counter_add(&io.counters.http_requests, 1)
     call.kind = route_call(call)
+    sweep_in_time(io, call, io.hooks.now)
     if call.content_encoding == UNKNOWN_ENCODING:
         refuse(io, call, NOT_IMPLEMENTED, b"unknown content encoding; accepted: identity, gzip, deflate")
+        call.kind = CALL_REFUSED
+    elif call.deadline_ns == <uint64_t>BAD_GRPC_TIMEOUT:        # a client that has a deadline must not run without; grpc-core's words
+        refuse(io, call, INTERNAL if call.is_grpc else INVALID_ARGUMENT, b"Error parsing 'grpc-timeout' metadata")
+        call.kind = CALL_REFUSED
+    elif call.deadline_ns == <uint64_t>BAD_TIMEOUT_MS:
+        refuse(io, call, INVALID_ARGUMENT, b"x-request-timeout-ms: want a whole number of milliseconds")
         call.kind = CALL_REFUSED
     elif call.content_length == -2:
         refuse(io, call, INVALID_ARGUMENT, b"content-length: not a number")

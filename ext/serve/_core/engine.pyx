@@ -14,6 +14,7 @@ from serve._core.tensors cimport DT_BYTES, MAX_RANK, Tensor, datatype_size, elem
 from serve._core.version cimport *
 
 from serve.errors import InternalError, InvalidArgument
+from serve.traffic import RunReading
 from serve.types import BatchStatistics, Duration, VersionStatistics
 
 PROTOCOLS = ("http", "grpc")
@@ -162,15 +163,19 @@ cdef class NativeVersion:
         return {2 ** i: counter_read(&self.version.run_ns[i]) for i in range(N_RUN_ESTIMATES) if counter_read(&self.version.run_ns[i])}
 
     cdef (int, int) queue_state(self):
-        """Requests queued, and runs in progress."""
+        """Requests queued, and runs in progress; queued shadows count as such: nobody waits for them, but they keep the version busy."""
         mutex_lock(&self.pool.pool.lock)            # held for a few instructions by others: no need to drop the GIL
-        depth, running = self.version.depth, self.version.running
+        depth, running = self.version.depth, self.version.running + self.version.n_shadows
         mutex_unlock(&self.pool.pool.lock)
         return depth, running
 
     def copied_bytes(self):
         """Bytes of tensors that went into batch buffers. Counted in debug builds only, and only while nothing runs."""
         return sum([runner_copied_bytes(self.version.free[i]) for i in range(self.version.n_free)])
+
+    def run_reading(self):
+        """serve.traffic.RunReading of everything since the load."""
+        return _Reading(self).runs()
 
     def is_idle(self):
         """Nothing queued and nothing running."""
@@ -273,6 +278,22 @@ cdef class _Reading:
                     row[2] += counter_read(&stats.batches[i].run_ns)
                     row[3] += counter_read(&stats.batches[i].scatter_ns)
         return table
+
+    def runs(self):
+        cdef VersionStats* stats
+        cdef Histogram waits
+        cdef Histogram[N_RUN_ESTIMATES] runs
+        memset(runs, 0, sizeof(runs))
+        memset(&waits, 0, sizeof(waits))
+        for thread in range(MAX_THREADS):
+            stats = self.block(thread)
+            if stats != NULL:
+                histogram_merge(&waits, &stats.waits)
+                for i in range(N_RUN_ESTIMATES):
+                    histogram_merge(&runs[i], &stats.runs[i])
+        by_rows = {i: tuple([runs[i].counts[j] for j in range(N_BUCKETS)]) for i in range(N_RUN_ESTIMATES)}
+        return RunReading(self.native.model, self.native.number, {i: counts for i, counts in by_rows.items() if any(counts)},
+                          tuple([waits.counts[j] for j in range(N_BUCKETS)]))
 
     def value(self):
         stages = {(PROTOCOLS[p], STAGES[s]): self.stage(p, s) for p in range(N_PROTOCOLS) for s in range(N_STAGES)}

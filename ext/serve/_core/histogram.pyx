@@ -43,15 +43,15 @@ cdef object histogram_read(Histogram** parts, size_t n_parts):
     return histogram_value(&merged)
 
 
+def histogram_bounds():
+    """Upper bounds of the buckets of durations in ns, ascending, each inclusive; the last one, for whatever is longer, is 2^64 - 1."""
+    return tuple([histogram_bound(i) for i in range(N_BUCKETS)])
+
+
 # For the tests: the inline functions of the .pxd, and histograms of several threads.
 
 cdef enum:
     N_PARTS = 4
-
-
-def bounds():
-    """Upper bounds of all buckets in ns, the last one included."""
-    return [histogram_bound(i) for i in range(N_BUCKETS)]
 
 
 def bucket(uint64_t ns):

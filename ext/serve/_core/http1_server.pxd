@@ -14,5 +14,7 @@ cdef int http1_received_direct(Connection* connection, size_t length) noexcept n
 cdef bint http1_is_due(Connection* connection) noexcept nogil             # an answer is ready to be collected
 cdef int http1_flush(Connection* connection) noexcept nogil                 # answers that are due, into connection.out; -1: memory
 cdef int http1_resume(Connection* connection) noexcept nogil                # parse what waits in connection.input, now that there is room
+cdef void http1_end(Connection* connection) noexcept nogil                  # the peer has shut its side
+cdef int http1_probe(Connection* connection) noexcept nogil                 # is it still there? -1: memory
 cdef void http1_close(Connection* connection) noexcept nogil
 cdef void http1_refuse(Connection* connection, int status, const char* text) noexcept nogil        # outside any call: answer and close

@@ -82,6 +82,8 @@ cdef int put_head(Connection* connection, Call* call) noexcept nogil:
         return -1
     if put_field(out, b"x-request-id: ", call.request_id) or put_field(out, b"x-headrace-version: ", call.version_served):
         return -1
+    if put_field(out, b"x-headrace-variant: ", call.variant_served) or put_field(out, b"x-headrace-generation: ", call.generation_served):
+        return -1
     while field != NULL:
         if buffer_append(out, field.name.data, field.name.length) or put_field(out, b": ", field.value):
             return -1
@@ -98,7 +100,8 @@ cdef int http1_flush(Connection* connection) noexcept nogil:
     while http1_is_due(connection) and connection.out.length < FLUSH_LIMIT:
         call = connection.calls
         # Draining: whoever was read is answered, and the last one says goodbye. A body that nobody wants is not waited for.
-        if connection.hooks.draining and call.next == NULL and connection.input.length == 0 or connection.receiving == call:
+        if ((connection.hooks.draining or connection.peer_done) and call.next == NULL and connection.input.length == 0
+                or connection.receiving == call):
             call.keep_alive = False
         if put_head(connection, call):
             return -1
@@ -110,7 +113,16 @@ cdef int http1_flush(Connection* connection) noexcept nogil:
         if not call.keep_alive:
             connection.closing = True
         call_free(call)
-    return 0
+    return give_leave(connection) if connection.continue_due and connection.calls == connection.receiving else 0
+
+
+cdef int give_leave(Connection* connection) noexcept nogil:
+    """100 (Continue), behind the answers of earlier requests (RFC 9110, 10.1.1; RFC 9112, 9.3.2)."""
+    connection.continue_due = False
+    if connection.receiving == NULL or connection.receiving.ended or connection.body_received or connection.closing:
+        return 0                                        # it did not wait for us
+    connection.t_body = connection.hooks.now
+    return put(&connection.out, b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 cdef void http1_refuse(Connection* connection, int status, const char* text) noexcept nogil:
@@ -153,9 +165,8 @@ cdef int begin_call(Connection* connection, const Head* head) noexcept nogil:
     connection.hooks.on_headers(connection.owner, call)
     if not call.ended and not head.chunked and head.content_length > <int64_t>connection.hooks.limits.max_body:
         refuse_size(call)
-    if not call.ended and head.expect_continue and (head.chunked or head.content_length > 0) and connection.calls == call:
-        return put(&connection.out, b"HTTP/1.1 100 Continue\r\n\r\n")
-    return 0
+    connection.continue_due = not call.ended and head.expect_continue and (head.chunked or head.content_length > 0)
+    return give_leave(connection) if connection.continue_due and connection.calls == call else 0
 
 
 cdef void refuse_size(Call* call) noexcept nogil:
@@ -330,6 +341,27 @@ cdef int http1_received_direct(Connection* connection, size_t length) noexcept n
     if connection.body_left == 0:
         end_body(connection)
     return 0
+
+
+cdef void http1_end(Connection* connection) noexcept nogil:
+    """The peer has sent its last byte: a request that is not whole never will be."""
+    if connection.receiving != NULL and not connection.receiving.ended:
+        call_free(connection.receiving)
+    buffer_free(&connection.input)
+    connection.seen = 0
+    connection.t_head = 0
+
+
+cdef int http1_probe(Connection* connection) noexcept nogil:
+    """Once, behind the answers that were ready when the peer shut its side: an interim answer, which every client of HTTP/1.1 takes (RFC
+    9110, 15.2). From a socket that is closed for good a reset comes back, and what is queued for it is taken back at once.
+
+    Clients of 1.0, and who asked us to close, would take it for the answer, or might: they are left alone.
+    """
+    if connection.probed or connection.calls == NULL or connection.calls.ended or not connection.calls.keep_alive:
+        return 0
+    connection.probed = True
+    return put(&connection.out, b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 cdef void http1_close(Connection* connection) noexcept nogil:

@@ -8,6 +8,7 @@ cdef void http2_destroy(Hooks* hooks) noexcept nogil
 cdef int http2_open(Connection* connection) noexcept nogil
 cdef void http2_close(Connection* connection) noexcept nogil                # ends its calls
 cdef int http2_receive(Connection* connection, const uint8_t* data, size_t length) noexcept nogil      # -1: the connection is broken
+cdef void http2_end(Connection* connection) noexcept nogil                  # the peer has shut its side
 cdef int http2_fill(Connection* connection, size_t limit) noexcept nogil    # frames into connection.out, up to about limit; -1: broken
 cdef void http2_answer(Call* call) noexcept nogil                           # call.out, ended or the status have changed
 cdef void http2_abandon(Call* call) noexcept nogil                          # reset the stream, whatever was said on it

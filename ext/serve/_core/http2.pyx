@@ -146,7 +146,7 @@ cdef int on_frame_sent(nghttp2_session* session, const nghttp2_frame* frame, voi
     if not frame.hd.flags & NGHTTP2_FLAG_END_STREAM or frame.hd.type != NGHTTP2_DATA and frame.hd.type != NGHTTP2_HEADERS:
         return 0
     call = call_of(session, frame.hd.stream_id)
-    if call != NULL and not call.half_closed:
+    if call != NULL and nghttp2_session_get_stream_remote_close(session, frame.hd.stream_id) == 0:
         nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_NO_ERROR)
     return 0
 
@@ -232,6 +232,8 @@ cdef void add_identity(HeaderList* headers, Call* call) noexcept nogil:
     add_slice(headers, b"x-request-id", call.request_id, flags)
     call.connection.id_is_indexed = True
     add_slice(headers, b"x-headrace-version", call.version_served, NGHTTP2_NV_FLAG_NONE)
+    add_slice(headers, b"x-headrace-variant", call.variant_served, NGHTTP2_NV_FLAG_NONE)
+    add_slice(headers, b"x-headrace-generation", call.generation_served, NGHTTP2_NV_FLAG_NONE)
 
 
 cdef void answer_grpc(Call* call) noexcept nogil:
@@ -357,6 +359,20 @@ cdef void http2_close(Connection* connection) noexcept nogil:
 
 cdef int http2_receive(Connection* connection, const uint8_t* data, size_t length) noexcept nogil:
     return -1 if nghttp2_session_mem_recv(connection.session, data, length) < 0 else 0
+
+
+cdef void http2_end(Connection* connection) noexcept nogil:
+    """The peer has sent its last byte: what is whole is answered, a request in the middle of which it stopped is dropped."""
+    cdef Call* call = connection.calls
+    while call != NULL:
+        if not call.ended and (call.kind == CALL_INFER_STREAM or call.kind == CALL_CONTROL and call.is_grpc) and not call.half_closed:
+            call.half_closed = True                     # its whole messages count; there will be no others
+            connection.hooks.on_end(connection.owner, call)
+        elif not call.ended and not call.half_closed:
+            http2_abandon(call)
+        call = call.next
+    if connection.goodbye != GOODBYE_FINAL:             # a peer that has closed its socket, too, answers with a reset: nobody waits then
+        http2_shutdown(connection)
 
 
 cdef int http2_fill(Connection* connection, size_t limit) noexcept nogil:

@@ -7,8 +7,9 @@ from serve._core.compression cimport IDENTITY, deflate_all
 from serve._core.failure cimport INTERNAL, INVALID_ARGUMENT, fail
 from serve._core.json_codec cimport json_decode, json_encode
 from serve._core.memory cimport Buffer, arena_alloc, buffer_empty, buffer_free, buffer_reserve
-from serve._core.model_table cimport snapshot_find
+from serve._core.model_table cimport ModelEntry, snapshot_find
 from serve._core.posix cimport htonl
+from serve._core.router cimport route_request
 from serve._core.runner cimport runner_slice
 from serve._core.tensors cimport *
 from serve._core.version cimport GRPC, Version
@@ -20,8 +21,10 @@ cdef enum:
     GRPC_PREFIX = 5
 
 
-cdef int infer_decode(Request* request, const Snapshot* snapshot, Slice model, Slice number, int64_t json_length) noexcept nogil:
+cdef int infer_decode(Request* request, const Snapshot* snapshot, Slice model, Slice number, int64_t json_length, const Field* fields,
+                      uint64_t* random, int thread) noexcept nogil:
     cdef InferRequest* infer = &request.infer
+    cdef const ModelEntry* entry
     cdef int status
     if request.protocol == GRPC:
         status = wire_decode(request.message, request.message_length, &request.arena, infer, &request.failure)
@@ -30,7 +33,8 @@ cdef int infer_decode(Request* request, const Snapshot* snapshot, Slice model, S
         status = json_decode(request.message, request.message_length, json_length, &request.arena, infer, &request.failure)
     if status:
         return -1
-    if snapshot_find(snapshot, model, number, &request.version, &request.failure):
+    entry = snapshot_find(snapshot, model, &request.failure)
+    if entry == NULL or route_request(request, entry, number, fields, random, thread):
         return -1
     model = request.version.model                       # NUL-terminated by its owner
     return bind_request(request.version.signature, infer, <const char*>model.data, &request.arena, &request.binding, &request.failure)

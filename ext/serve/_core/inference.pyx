@@ -5,16 +5,21 @@ from serve._core.batch_queue cimport Pool, pool_cancel, pool_finish, pool_nudge,
 from serve._core.batcher cimport batch_run, stats_of
 from serve._core.call cimport *
 from serve._core.compression cimport IDENTITY, inflate_all
-from serve._core.counters cimport counter_add, counter_publish, counter_read, counter_set
-from serve._core.counting cimport count_rejection, count_success
+from serve._core.counters cimport counter_add, counter_read
+from serve._core.counting cimport count_rejection, count_success, since
+from serve._core.delivery cimport deliver, deliver_stream, note_origin
 from serve._core.failure cimport *
-from serve._core.grpc_frame cimport GRPC_PREFIX, next_message, put_message
+from serve._core.grpc_frame cimport GRPC_PREFIX, next_message
 from serve._core.infer cimport infer_decode
 from serve._core.mailbox cimport mailbox_post
-from serve._core.memory cimport Buffer, Slice, arena_copy, buffer_append, buffer_empty, buffer_free, buffer_reserve, slice_make
+from serve._core.memory cimport buffer_append, buffer_reserve, slice_make
+from serve._core.observe cimport is_shadow
 from serve._core.posix cimport now_ns
+from serve._core.releasing cimport request_release
+from serve._core.router cimport count_routed
+from serve._core.routing cimport ROUTED_ERROR, ROUTED_REFUSED, ROUTED_SUCCESS
+from serve._core.shadow cimport shadow_done, shadow_keep, shadow_make_room, shadow_sample
 from serve._core.version cimport *
-from serve._core.wire cimport wire_encode_stream_error
 
 cdef enum:
     JSON_SPARE = 64                 # json_codec.JSON_PADDING
@@ -32,6 +37,8 @@ cdef bint has_room(void* owner) noexcept nogil:
     for i in range(io.shared.n_threads):
         held += counter_read(&io.shared.counters[i].held_bytes)
     if held <= io.shared.limits.max_in_flight:
+        return True
+    if io.shadows != NULL and held - shadow_make_room(io) <= io.shared.limits.max_in_flight:
         return True
     counter_add(&io.counters.refused_in_flight, 1)
     return False
@@ -74,11 +81,8 @@ cdef void set_deadline(IoThread* io, Call* call, Request* request) noexcept nogi
 
 
 cdef void free_request(IoThread* io, Request* request) noexcept nogil:
-    if request.pins != NULL:
-        counter_publish(&request.pins.dropped, 1)
-        request.pins = NULL
-    counter_set(&io.counters.held_bytes, counter_read(&io.counters.held_bytes) - request.held_bytes)
-    request_free(&io.calls, request)
+    if request.shadow == NULL or not shadow_keep(io, request):
+        request_release(io, request)
 
 
 cdef void submit(IoThread* io, Call* call, Request* request, size_t received) noexcept nogil:
@@ -101,8 +105,11 @@ cdef void submit(IoThread* io, Call* call, Request* request, size_t received) no
     request.pins = pins
     if not has_room(io):
         fail(&request.failure, UNAVAILABLE, b"more than %zu bytes of requests in flight; try again", io.shared.limits.max_in_flight)
-    elif request.failure.kind == OK and infer_decode(request, io.snapshot, call.model, call.number, call.json_length) == 0:
+    elif request.failure.kind == OK and infer_decode(request, io.snapshot, call.model, call.number, call.json_length, call.fields,
+                                                     io.hooks.random, io.index) == 0:
         set_deadline(io, call, request)
+        if request.routed.plan != NULL:
+            shadow_sample(io, request)
         request.t_queued = io.hooks.now
         request.lent = True
         request.next = NULL
@@ -110,6 +117,7 @@ cdef void submit(IoThread* io, Call* call, Request* request, size_t received) no
         io.pending_tail = &request.next
         return
     count_rejection(io, request, REJECTED_INVALID, io.hooks.now)
+    count_routed(request, ROUTED_REFUSED, 0, io.index)
     finish_request(io, request)
 
 
@@ -190,50 +198,6 @@ cdef void end_stream_if_done(IoThread* io, Call* call) noexcept nogil:
         answer(io, call)
 
 
-cdef void deliver_stream(IoThread* io, Call* call, Request* request) noexcept nogil:
-    cdef Buffer message
-    if call.out.length - call.out_sent > io.shared.limits.max_body:
-        call_refuse(call, UNAVAILABLE, b"the client does not read its answers")
-        return
-    if request.failure.kind == OK:
-        if buffer_append(&call.out, request.reply.data, request.reply.length):
-            call_refuse(call, INTERNAL, b"out of memory")
-        return
-    if call.errors_end_stream or request.failure.kind == DEADLINE_EXCEEDED:      # the deadline is the call's, not the message's
-        call_refuse(call, request.failure.kind, request.failure.text)
-        return
-    message = buffer_empty()
-    if wire_encode_stream_error(request.failure.text, request.infer.id, &message) or put_message(call, message.data, message.length):
-        call_refuse(call, INTERNAL, b"out of memory")
-    buffer_free(&message)
-
-
-cdef bint is_header_text(Slice text) noexcept nogil:
-    cdef size_t i
-    for i in range(text.length):
-        if not 33 <= text.data[i] <= 126:
-            return False
-    return 0 < text.length <= 128
-
-
-cdef void deliver(Call* call, Request* request) noexcept nogil:
-    """The answer of a call with one inference. Its identity is the OIP id, where one was sent that a header can carry."""
-    if request.infer.has_id and is_header_text(request.infer.id):
-        call.request_id = arena_copy(&call.arena, request.infer.id.data, request.infer.id.length)
-    if request.version != NULL:
-        call.version_served = arena_copy(&call.arena, request.version.number.data, request.version.number.length)
-    if request.failure.kind != OK:
-        call_refuse(call, request.failure.kind, request.failure.text)
-        return
-    call.out, request.reply = request.reply, call.out
-    if call.is_grpc:
-        call.ended = True
-        return
-    call.reply_json_length = request.reply_json_length
-    call.reply_encoding = request.reply_encoding
-    call_answer_http(call, 200, b"application/json" if request.reply_json_length < 0 else b"application/octet-stream")
-
-
 cdef void progress(IoThread* io, Call* call) noexcept nogil:
     """Answer what is done, in order of arrival."""
     cdef Request* request
@@ -281,13 +245,30 @@ cdef void check_result(IoThread* io, Request* request, uint64_t now) noexcept no
              io.shared.limits.max_in_flight)
 
 
+cdef int routed_outcome(const Request* request, uint64_t now) noexcept nogil:
+    """What it says about the version. A run that failed is an error whoever gave the input, so is one that the deadline found running;
+    a full queue, a deadline in it, no room for the answer and a client that left are not.
+    """
+    cdef int kind = request.failure.kind
+    if kind == OK:
+        return ROUTED_SUCCESS
+    if request.t_started == 0 or kind == CANCELLED or kind == UNAVAILABLE:
+        return ROUTED_REFUSED
+    return ROUTED_ERROR if request.call != NULL or is_past_deadline(request, now) else ROUTED_REFUSED
+
+
 cdef void dispatch_done(IoThread* io, Request* request, uint64_t now) noexcept nogil:
-    cdef VersionStats* stats = stats_of(request.version, io.index)
+    cdef VersionStats* stats
     cdef int kind
+    if is_shadow(request):
+        shadow_done(io, request)
+        return
+    stats = stats_of(request.version, io.index)
     if request.failure.kind == OK:
         check_result(io, request, now)
     kind = request.failure.kind
     io.n_lent -= 1
+    count_routed(request, routed_outcome(request, now), since(now, request.t_received), io.index)
     if stats != NULL:
         counter_add(&stats.completed, 1)
     if kind == OK:
@@ -309,7 +290,7 @@ cdef void run_inline(IoThread* io, Pool* pool) noexcept nogil:
     cdef uint64_t end = now + INLINE_TURN_NS
     cdef Request* request
     cdef int i
-    while now < end and pool_take_inline(pool, &io.batch, now, INLINE_LONGEST_NS):
+    while now < end and pool_take_inline(pool, &io.batch, now, INLINE_LONGEST_NS, False):
         batch_run(&io.batch, io.index)
         pool_finish(pool, &io.batch)
         counter_add(&io.counters.inline_batches, 1)
@@ -346,6 +327,7 @@ cdef Request* without_gone(IoThread* io) noexcept nogil:
         request.next = NULL
         if request.call == NULL:
             count_rejection(io, request, REJECTED_CANCELLED, io.hooks.now)
+            count_routed(request, ROUTED_REFUSED, 0, io.index)
             finish_request(io, request)
         else:
             stats = stats_of(request.version, io.index)
@@ -400,6 +382,7 @@ cdef void answer_ahead(IoThread* io, Request* request) noexcept nogil:
     call.requests = NULL
     call.requests_tail = &call.requests
     call.n_requests = 0
+    note_origin(call, request)
     refuse(io, call, DEADLINE_EXCEEDED, b"Request timeout expired")
 
 

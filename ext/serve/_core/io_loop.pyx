@@ -23,6 +23,7 @@ from serve._core.io_thread cimport IoCounters, IoThread, Shared
 from serve._core.mailbox cimport mailbox_init, mailbox_take, mailbox_take_frames
 from serve._core.model_table cimport ModelTable
 from serve._core.posix cimport *
+from serve._core.shadow cimport shadow_drop_all, shadow_expire, shadow_turn
 from serve._core.slow_call cimport dispatch_frame
 from serve._core.timeouts cimport begin_drain, sweep
 
@@ -48,7 +49,7 @@ cdef bint may_poll(IoThread* io, uint64_t now) noexcept nogil:
     """Busy-polling pays while events come quickly and few at a time; never while a thread that works for us could use the core."""
     if io.shared.busy_poll_ns == 0 or io.gap_ns >= io.shared.busy_poll_ns or now < io.poll_again or io.turn_calls > POLL_CALLS:
         return False
-    return not (io.n_lent and io.shared.cores_are_scarce)
+    return not ((io.n_lent or io.n_shadows_running) and io.shared.cores_are_scarce)
 
 
 cdef int poll_events(IoThread* io, epoll_event* events, uint64_t start) noexcept nogil:
@@ -70,9 +71,11 @@ cdef int poll_events(IoThread* io, epoll_event* events, uint64_t start) noexcept
         cpu_pause()
 
 
-cdef int block(IoThread* io, epoll_event* events) noexcept nogil:
+cdef int block(IoThread* io, epoll_event* events, uint64_t now) noexcept nogil:
     cdef int n
-    cdef int timeout_ms = 5 if io.deadlines != NULL else 20 if io.draining else 250
+    cdef int timeout_ms = 1 if io.shadows != NULL else 5 if io.deadlines != NULL else 20 if io.draining else 250
+    if io.next_sweep > now:
+        timeout_ms = min(timeout_ms, <int>((io.next_sweep - now) // 1000000) + 1)
     io.mailbox.sleeping.store(1, memory_order_seq_cst)  # then look once more: pairs with wake_if_sleeping
     n = epoll_wait(io.epoll, events, MAX_EVENTS, 0 if has_mail(io) else timeout_ms)
     io.mailbox.sleeping.store(0, memory_order_seq_cst)
@@ -80,13 +83,16 @@ cdef int block(IoThread* io, epoll_event* events) noexcept nogil:
 
 
 cdef int wait_events(IoThread* io, epoll_event* events) noexcept nogil:
-    cdef uint64_t start = now_ns()
+    cdef uint64_t start
     cdef uint64_t gap
     cdef int n = 0
+    if io.shadows != NULL and not io.shadows_blocked:   # nothing else to do: their turn
+        return max(epoll_wait(io.epoll, events, MAX_EVENTS, 0), 0)
+    start = now_ns()
     if not has_mail(io):
         n = poll_events(io, events, start) if may_poll(io, start) else -1
         if n < 0:
-            n = block(io, events)
+            n = block(io, events, start)
         gap = min(now_ns() - start, 4 * io.shared.busy_poll_ns)
         io.gap_ns = io.gap_ns - io.gap_ns // 4 + gap // 4
         return n
@@ -137,12 +143,15 @@ cdef void tick(IoThread* io, uint64_t now) noexcept nogil:
         imf_fixdate(io.hooks.date, sizeof(io.hooks.date))
     if io.phase.load(memory_order_acquire) and not io.draining:
         begin_drain(io, now)
+        shadow_drop_all(io)
     if now >= io.next_sweep:
         io.next_sweep = now + (SWEEP_NS // 10 if io.draining else SWEEP_NS)
         sweep(io, now)
     if io.deadlines != NULL and now >= io.next_deadlines:
         io.next_deadlines = now + DEADLINE_SWEEP_NS
         dispatch_deadlines(io, now)
+    if io.shadows != NULL or io.shadows_out != NULL:
+        shadow_expire(io, now)
 
 
 cdef void run_turn(IoThread* io, epoll_event* events, int n, uint8_t* buffer) noexcept nogil:
@@ -164,6 +173,8 @@ cdef void run_turn(IoThread* io, epoll_event* events, int n, uint8_t* buffer) no
         flush_dirty(io)
         if io.pending == NULL:                          # a flush may have let pipelined requests in
             break
+    if io.shadows != NULL:
+        io.shadows_blocked = n == 0 and shadow_turn(io, now_ns()) == 0
     bury(io)
 
 
@@ -188,6 +199,7 @@ cdef void close_all(IoThread* io) noexcept nogil:
     while io.connections != NULL:
         close_connection(io, io.connections)
     dispatch_pending(io)
+    shadow_drop_all(io)
 
 
 cdef void collect_all(IoThread* io) noexcept nogil:
@@ -272,6 +284,11 @@ cdef class Server:
         io.snapshot = NULL
         io.draining = False
         io.n_lent = 0
+        io.shadows = io.shadows_out = NULL
+        io.shadows_tail = &io.shadows
+        io.shadow_bytes = 0
+        io.n_shadows_waiting = io.n_shadows_running = 0
+        io.shadows_blocked = False
         io.accept_paused = False
         io.accepting.store(1)
         io.turn_calls = 0

@@ -52,6 +52,13 @@ cdef cppclass IoThread:
     Request** pending_tail
     Request* deadlines                  # requests in flight that have one
     int n_lent                          # requests in queues and with instance threads
+    Request* shadows                    # answered, waiting to run again on a shadow version; oldest first
+    Request** shadows_tail
+    size_t shadow_bytes                 # that they hold
+    int n_shadows_waiting
+    Request* shadows_out                # submitted and not back, by call_next
+    int n_shadows_running               # of them
+    bint shadows_blocked                # the last time there was no capacity for them
     Batch batch                         # for inline runs
     int index
     int epoll

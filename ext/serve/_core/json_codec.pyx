@@ -9,6 +9,7 @@ from serve._core.failure cimport INVALID_ARGUMENT, NOT_IMPLEMENTED, OK, UNAVAILA
 from serve._core.json_data cimport convert_data, kind_name
 from serve._core.json_tape cimport *
 from serve._core.memory cimport Slice, arena_alloc, arena_copy, arena_free, arena_reset, slice_is, slice_make
+from serve._core.parameters cimport boolean_text, number_text, parameter_keep
 from serve._core.tensors cimport *
 
 ctypedef const char* Name
@@ -111,12 +112,16 @@ cdef bint is_unset(const Json* json, size_t at) noexcept nogil:
     return kind == b'n' or kind == b'f' or (kind == b'l' and json.tape[at + 1] == 0)
 
 
+cdef inline bint is_sequence_name(Slice name) noexcept nogil:
+    return slice_is(name, b"sequence_id", 11) or slice_is(name, b"sequence_start", 14) or slice_is(name, b"sequence_end", 12)
+
+
 cdef int check_parameter(const Decoder* decoder, Slice name, size_t at) noexcept nogil:
     """Parameters of extensions that are not implemented must not be ignored. Others that we do not know are the client's own."""
     if starts_with(name, b"shared_memory_", 14):
         return fail(decoder.failure, NOT_IMPLEMENTED, "shared memory is not supported: send tensors in the request, without the parameter "
                     "'%.*s'", shown(name), <const char*>name.data)
-    if slice_is(name, b"sequence_id", 11) or slice_is(name, b"sequence_start", 14) or slice_is(name, b"sequence_end", 12):
+    if is_sequence_name(name):
         if not is_unset(&decoder.json, at):
             return fail(decoder.failure, INVALID_ARGUMENT, "sequence batching is not supported: leave the parameter '%.*s' out",
                         shown(name), <const char*>name.data)
@@ -146,6 +151,44 @@ cdef int read_parameters(const Decoder* decoder, size_t at, const char* what, co
     return 0
 
 
+cdef int keep_parameter(const Decoder* decoder, Slice name, size_t at) noexcept nogil:
+    """A client's own, for routing: strings, integers and booleans, in copies that outlive the parser's."""
+    cdef uint8_t kind = json_kind(&decoder.json, at)
+    cdef Slice text
+    cdef int status = 0
+    if kind == b't' or kind == b'f':
+        text = boolean_text(kind == b't')
+    elif kind == b'l' or kind == b'u':
+        status = number_text(decoder.arena, decoder.json.tape[at + 1], kind == b'l', &text)
+    elif kind == b'"':
+        text = json_text(&decoder.json, at)
+        text = arena_copy(decoder.arena, text.data, text.length)
+    else:
+        return 0
+    name = arena_copy(decoder.arena, name.data, name.length)
+    if status or text.data == NULL or name.data == NULL or parameter_keep(decoder.request, decoder.arena, name, text):
+        return fail(decoder.failure, UNAVAILABLE, "the server is out of memory")
+    return 0
+
+
+cdef int keep_parameters(const Decoder* decoder, size_t at, const Name* names, int n_names) noexcept nogil:
+    """Those of the object at `at` that are neither in names nor of an extension."""
+    cdef size_t end = json_after(&decoder.json, at) - 1
+    cdef Slice name
+    cdef bint is_ours
+    cdef int i
+    at += 1
+    while at < end and decoder.request.n_parameters < MAX_PARAMETERS:
+        name = json_text(&decoder.json, at)
+        is_ours = is_sequence_name(name)
+        for i in range(n_names):
+            is_ours = is_ours or slice_is(name, names[i], strlen(names[i]))
+        if not is_ours and keep_parameter(decoder, name, at + 1):
+            return -1
+        at = json_after(&decoder.json, at + 1)
+    return 0
+
+
 cdef int decode_parameters(const Decoder* decoder, size_t at) noexcept nogil:
     cdef Name[4] names = [b"timeout", b"priority", b"binary_data_output", b"triton_enable_empty_final_response"]
     cdef size_t[4] found
@@ -162,7 +205,7 @@ cdef int decode_parameters(const Decoder* decoder, size_t at) noexcept nogil:
         return -1
     if found[3] and read_bool(decoder, found[3], b"parameter 'triton_enable_empty_final_response'", &request.empty_final_response):
         return -1
-    return 0
+    return keep_parameters(decoder, at, names, 4) if at else 0
 
 
 cdef int decode_shape(const Decoder* decoder, size_t at, Tensor* tensor) noexcept nogil:

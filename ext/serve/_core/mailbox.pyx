@@ -5,6 +5,10 @@ from libcpp.atomic cimport memory_order_acquire, memory_order_relaxed, memory_or
 from serve._core.memory cimport buffer_free
 from serve._core.posix cimport EFD_CLOEXEC, EFD_NONBLOCK, eventfd, wake
 
+ctypedef fused Item:
+    Request
+    Frame
+
 
 cdef Frame* frame_new(ControlCall* control, int kind) noexcept nogil:
     cdef Frame* frame = <Frame*>calloc(1, sizeof(Frame))
@@ -52,31 +56,24 @@ cdef void mailbox_post_frame(Mailbox* mailbox, Frame* frame) noexcept nogil:
     wake_if_sleeping(mailbox)
 
 
-cdef Request* mailbox_take(Mailbox* mailbox) noexcept nogil:
-    cdef Request* newest = mailbox.requests.load(memory_order_relaxed)
-    cdef Request* oldest = NULL
-    cdef Request* following
-    if newest == NULL:
-        return NULL
-    newest = mailbox.requests.exchange(NULL, memory_order_acquire)
+cdef Item* oldest_first(Item* newest) noexcept nogil:
+    cdef Item* oldest = NULL
+    cdef Item* following
     while newest != NULL:
         following = newest.next
         newest.next = oldest
         oldest = newest
         newest = following
     return oldest
+
+
+cdef Request* mailbox_take(Mailbox* mailbox) noexcept nogil:
+    if mailbox.requests.load(memory_order_relaxed) == NULL:     # the common case, without the exchange's bus lock
+        return NULL
+    return oldest_first(mailbox.requests.exchange(NULL, memory_order_acquire))
 
 
 cdef Frame* mailbox_take_frames(Mailbox* mailbox) noexcept nogil:
-    cdef Frame* newest = mailbox.frames.load(memory_order_relaxed)
-    cdef Frame* oldest = NULL
-    cdef Frame* following
-    if newest == NULL:
+    if mailbox.frames.load(memory_order_relaxed) == NULL:
         return NULL
-    newest = mailbox.frames.exchange(NULL, memory_order_acquire)
-    while newest != NULL:
-        following = newest.next
-        newest.next = oldest
-        oldest = newest
-        newest = following
-    return oldest
+    return oldest_first(mailbox.frames.exchange(NULL, memory_order_acquire))

@@ -5,6 +5,7 @@ from libcpp.atomic cimport atomic
 from serve._core.call cimport Pins
 from serve._core.failure cimport Failure
 from serve._core.memory cimport Slice
+from serve._core.routing cimport Plan
 from serve._core.version cimport MAX_IO_THREADS, Version
 
 cdef struct VersionKey:
@@ -16,7 +17,8 @@ cdef struct ModelEntry:
     uint64_t hash
     int n_versions                  # 0: known, and nothing of it is ready
     VersionKey* versions            # numbers and labels
-    Version* default                # when a request names no version
+    Version* default                # when a request names no version and no plan is in force
+    Plan* plan                      # NULL: none; owned by a NativePlan that the table's Names keep alive
 
 cdef struct Snapshot:
     uint64_t generation
@@ -42,5 +44,7 @@ cdef class ModelTable:
     cdef int forget_readers(self) except -1                         # after the threads are joined
     cdef tuple collect(self)
 
+# The model, or NULL and why (NOT_FOUND, UNAVAILABLE).
+cdef const ModelEntry* snapshot_find(const Snapshot* snapshot, Slice name, Failure* failure) noexcept nogil
 # 0 and *version, or -1 and why (NOT_FOUND, UNAVAILABLE). An empty number means the default.
-cdef int snapshot_find(const Snapshot* snapshot, Slice name, Slice number, Version** version, Failure* failure) noexcept nogil
+cdef int entry_version(const ModelEntry* entry, Slice number, Version** version, Failure* failure) noexcept nogil

@@ -8,6 +8,7 @@ from serve._core.counters cimport counter_acquire, counter_add, counter_publish,
 from serve._core.engine cimport NativeVersion
 from serve._core.failure cimport NOT_FOUND, UNAVAILABLE, fail
 from serve._core.memory cimport slice_equal, slice_make
+from serve._core.routing_plan cimport NativePlan
 
 
 cdef inline uint64_t hash_name(Slice name) noexcept nogil:
@@ -19,45 +20,58 @@ cdef inline uint64_t hash_name(Slice name) noexcept nogil:
     return value
 
 
-cdef int snapshot_find(const Snapshot* snapshot, Slice name, Slice number, Version** version, Failure* failure) noexcept nogil:
+cdef inline int shown_bytes(Slice name) noexcept nogil:
+    return <int>min(name.length, <size_t>128)
+
+
+cdef const ModelEntry* snapshot_find(const Snapshot* snapshot, Slice name, Failure* failure) noexcept nogil:
     cdef uint64_t hash = hash_name(name)
     cdef int mask = snapshot.n_slots - 1
     cdef int slot = <int>(hash & <uint64_t>mask)
     cdef ModelEntry* entry
-    cdef int i
-    cdef int shown = <int>min(name.length, <size_t>128)
     while True:
         entry = snapshot.slots[slot]
         if entry == NULL and snapshot.generation == 0:
-            return fail(failure, UNAVAILABLE, b"the server is starting; try again")
+            fail(failure, UNAVAILABLE, b"the server is starting; try again")
+            return NULL
         if entry == NULL:
-            return fail(failure, NOT_FOUND, b"Request for unknown model: '%.*s' is not found", shown, <const char*>name.data)
+            fail(failure, NOT_FOUND, b"Request for unknown model: '%.*s' is not found", shown_bytes(name), <const char*>name.data)
+            return NULL
         if entry.hash == hash and slice_equal(entry.name, name):
             break
         slot = (slot + 1) & mask
     if entry.n_versions == 0:
-        return fail(failure, UNAVAILABLE, b"Request for unknown model: '%.*s' has no available versions", shown, <const char*>name.data)
+        fail(failure, UNAVAILABLE, b"Request for unknown model: '%.*s' has no available versions", shown_bytes(name),
+             <const char*>name.data)
+        return NULL
+    return entry
+
+
+cdef int entry_version(const ModelEntry* entry, Slice number, Version** version, Failure* failure) noexcept nogil:
+    cdef Slice name = entry.name
+    cdef int i
     if number.length == 0:
         if entry.default == NULL:
-            return fail(failure, UNAVAILABLE, b"Request for unknown model: '%.*s' has no default version", shown, <const char*>name.data)
+            return fail(failure, UNAVAILABLE, b"Request for unknown model: '%.*s' has no default version", shown_bytes(name),
+                        <const char*>name.data)
         version[0] = entry.default
         return 0
     for i in range(entry.n_versions):
         if slice_equal(entry.versions[i].key, number):
             version[0] = entry.versions[i].version
             return 0
-    return fail(failure, NOT_FOUND, b"Request for unknown model: '%.*s' version %.*s is not found", shown, <const char*>name.data,
-                <int>min(number.length, <size_t>128), <const char*>number.data)
+    return fail(failure, NOT_FOUND, b"Request for unknown model: '%.*s' version %.*s is not found", shown_bytes(name),
+                <const char*>name.data, shown_bytes(number), <const char*>number.data)
 
 
 cdef class Names:
-    """Encoded names that a snapshot borrows, and the versions it points to."""
+    """Encoded names that a snapshot borrows, and the versions and plans that it points to."""
     cdef list encoded
-    cdef list versions
+    cdef list pointed_to
 
     def __cinit__(self):
         self.encoded = []
-        self.versions = []
+        self.pointed_to = []
 
     cdef Slice borrow(self, str text):
         data = text.encode()
@@ -76,7 +90,7 @@ cdef void snapshot_free(Snapshot* snapshot) noexcept nogil:
     free(snapshot)
 
 
-cdef int fill_entry(ModelEntry* entry, str name, dict versions, default, Names names) except -1:
+cdef int fill_entry(ModelEntry* entry, str name, dict versions, default, plan, Names names) except -1:
     entry.name = names.borrow(name)
     entry.hash = hash_name(entry.name)
     entry.versions = <VersionKey*>calloc(max(1, len(versions)), sizeof(VersionKey))
@@ -86,15 +100,21 @@ cdef int fill_entry(ModelEntry* entry, str name, dict versions, default, Names n
         entry.versions[entry.n_versions].key = names.borrow(key)
         entry.versions[entry.n_versions].version = (<NativeVersion?>version).version
         entry.n_versions += 1
-        names.versions.append(version)
+        names.pointed_to.append(version)
     if default is not None:
         entry.default = (<NativeVersion?>default).version
-        names.versions.append(default)
+        names.pointed_to.append(default)
+    if plan is not None:
+        if (<NativePlan?>plan).model != name:
+            raise ValueError(f"a plan of {plan.model} cannot route {name}")
+        entry.plan = (<NativePlan>plan).plan
+        names.pointed_to.append(plan)
+        names.pointed_to.extend((<NativePlan>plan).versions)
     return 0
 
 
 cdef Snapshot* build(uint64_t generation, dict models, Names names) except NULL:
-    """models: name -> ({key: NativeVersion}, default NativeVersion or None)."""
+    """models: name -> ({key: NativeVersion}, default NativeVersion or None, NativePlan or None)."""
     cdef Snapshot* snapshot = <Snapshot*>calloc(1, sizeof(Snapshot))
     cdef int slot
     if snapshot == NULL:
@@ -108,9 +128,9 @@ cdef Snapshot* build(uint64_t generation, dict models, Names names) except NULL:
         snapshot.models = <ModelEntry*>calloc(max(1, len(models)), sizeof(ModelEntry))
         if snapshot.slots == NULL or snapshot.models == NULL:
             raise MemoryError
-        for name, (versions, default) in models.items():
+        for name, (versions, default, plan) in models.items():
             snapshot.n_models += 1
-            fill_entry(&snapshot.models[snapshot.n_models - 1], name, versions, default, names)
+            fill_entry(&snapshot.models[snapshot.n_models - 1], name, versions, default, plan, names)
             slot = <int>(snapshot.models[snapshot.n_models - 1].hash & <uint64_t>(snapshot.n_slots - 1))
             while snapshot.slots[slot] != NULL:
                 slot = (slot + 1) & (snapshot.n_slots - 1)
@@ -158,7 +178,11 @@ cdef class ModelTable:
         return 0
 
     def publish(self, dict models):
-        """Swap in {name: ({version or label: NativeVersion}, default or None)}; returns the generation. Never blocks traffic."""
+        """Swap in {name: ({version or label: NativeVersion}, default or None, NativePlan or None)}; returns the generation.
+
+        Never blocks traffic. A plan takes the requests that name no version; the default those of a model without one. Raises TypeError,
+        ValueError for a plan of another model; nothing is changed then.
+        """
         names = Names()
         cdef Snapshot* old
         cdef uint64_t generation = 0
@@ -192,10 +216,14 @@ cdef class ModelTable:
         self.retired = kept
         return freed, len(kept)
 
-    def holds(self, version):
-        """Whether the current or a retired snapshot still points to this NativeVersion."""
+    def holds(self, version_or_plan):
+        """Whether the current or a retired snapshot still points to this NativeVersion or NativePlan.
+
+        A plan that is not held counts nothing any more: its next reading is final. Call reclaim before.
+        """
         with self.lock:
-            return any([version in (<Names>names).versions for names in [self.serving] + [names for _, names, _ in self.retired]])
+            return any([version_or_plan in (<Names>names).pointed_to
+                        for names in [self.serving] + [names for _, names, _ in self.retired]])
 
     def __dealloc__(self):
         # No I/O thread exists any more: the server that runs them holds a reference until they are joined.
@@ -242,8 +270,8 @@ cdef class ReaderHarness:
         """(model, number) of the version found, or (failure kind, text)."""
         cdef Version* version = NULL
         cdef Failure failure
-        if snapshot_find(self.snapshot, slice_make(<const char*>name, len(name)), slice_make(<const char*>number, len(number)), &version,
-                         &failure):
+        cdef const ModelEntry* entry = snapshot_find(self.snapshot, slice_make(<const char*>name, len(name)), &failure)
+        if entry == NULL or entry_version(entry, slice_make(<const char*>number, len(number)), &version, &failure):
             return failure.kind, (<bytes>failure.text).decode("utf-8", "replace")
         return (<const char*>version.model.data)[:version.model.length], (<const char*>version.number.data)[:version.number.length]
 

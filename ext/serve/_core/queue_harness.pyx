@@ -10,6 +10,7 @@ from serve._core.batcher cimport batch_destroy, batch_init
 from serve._core.call cimport Request
 from serve._core.counters cimport counter_set
 from serve._core.failure cimport UNAVAILABLE
+from serve._core.routing cimport ShadowCopy
 from serve._core.posix cimport (condition_destroy, condition_init_monotonic, mutex_destroy, mutex_init, mutex_lock, mutex_unlock)
 from serve._core.version cimport MAX_PREFERRED, Version
 
@@ -36,6 +37,7 @@ cdef class QueueHarness:
     cdef dict batches                       # number -> address of Batch, of those that run
     cdef int n_requests
     cdef int n_batches
+    cdef ShadowCopy shadow                  # of every request that is one
 
     def __cinit__(self, list versions):
         cdef Version* version
@@ -43,6 +45,8 @@ cdef class QueueHarness:
         mutex_init(&self.pool.lock, NULL)
         condition_init_monotonic(&self.pool.wake)
         self.requests, self.numbers, self.batches = {}, {}, {}
+        memset(&self.shadow, 0, sizeof(ShadowCopy))
+        self.shadow.is_shadow = True
         for max_batch, preferred, delay_ns, queue_limit, instances, may_inline in versions:
             version = <Version*>calloc(1, sizeof(Version))
             if version == NULL:
@@ -57,17 +61,21 @@ cdef class QueueHarness:
             self.n_versions += 1
 
     def submit(self, list requests):
-        """Queue a chain of (version, rows, shape key, queued at, deadline; 0: none). Returns a number for each, None where refused."""
+        """Queue a chain of (version, rows, shape key, queued at, deadline; 0: none), a shadow with a last True.
+
+        Returns a number for each, None where refused.
+        """
         cdef Request* chain = NULL
         cdef Request* request
         numbers = []
-        for version, rows, shape_key, queued_at, deadline_ns in reversed(requests):
+        for version, rows, shape_key, queued_at, deadline_ns, *shadow in reversed(requests):
             request = <Request*>calloc(1, sizeof(Request))
             if request == NULL:
                 raise MemoryError
             request.version = self.versions[<int>version]
             request.binding.rows, request.binding.shape_key = rows, shape_key
             request.t_queued, request.deadline_ns = queued_at, deadline_ns
+            request.shadow = &self.shadow if shadow == [True] else NULL
             request.next = chain
             chain = request
             self.n_requests += 1
@@ -114,10 +122,10 @@ cdef class QueueHarness:
         self.drop(batch)
         return None if wait_until == <uint64_t>-1 else wait_until
 
-    def take_inline(self, uint64_t now, uint64_t longest_ns):
+    def take_inline(self, uint64_t now, uint64_t longest_ns, *, bint shadows=False):
         """What an I/O thread takes, as take; None: nothing of the kind."""
         cdef Batch* batch = self.batch()
-        if pool_take_inline(&self.pool, batch, now, longest_ns):
+        if pool_take_inline(&self.pool, batch, now, longest_ns, shadows):
             return self.taken(batch)
         self.drop(batch)
         return None
@@ -167,7 +175,8 @@ cdef class QueueHarness:
         return version, self.n_batches, members, expired
 
     def state(self):
-        """For each version (depth, running, free runners, {shape key: (rows, [numbers])}), and the versions on the pool's list."""
+        """For each version (depth, queued shadows, running, free runners, {(shape key, whether of shadows): (rows, [numbers])}), and the
+        versions on the pool's list."""
         cdef Version* version
         cdef Bucket* bucket
         cdef Request* request
@@ -186,11 +195,12 @@ cdef class QueueHarness:
                         raise AssertionError("the queue's links do not agree")
                     numbers.append(self.numbers[<uintptr_t>request])
                     before, request = request, request.queue_next
-                if bucket.tail != before or bucket.shape_key in shapes:
+                key = bucket.shape_key, bool(bucket.is_shadow)
+                if bucket.tail != before or key in shapes:
                     raise AssertionError("a bucket's tail is wrong, or there are two of one shape")
-                shapes[bucket.shape_key] = bucket.rows, numbers
+                shapes[key] = bucket.rows, numbers
                 bucket = bucket.next
-            rows.append((version.depth, version.running, version.n_free, shapes))
+            rows.append((version.depth, version.n_shadows, version.running, version.n_free, shapes))
         active = []
         version = self.pool.active
         while version != NULL:

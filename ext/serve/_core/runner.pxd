@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from serve._core.failure cimport Failure
+from serve._core.memory cimport Arena
 from serve._core.ort cimport Session
 from serve._core.tensors cimport Signature, Tensor
 
@@ -24,3 +25,6 @@ cdef int runner_slice(Runner* runner, int index, int64_t first, int64_t rows, in
 # Gives back what the last run left (outputs of dynamic shape) before the next run would; slices of it are gone. Optional.
 cdef void runner_release(Runner* runner) noexcept nogil
 cdef uint64_t runner_copied_bytes(const Runner* runner) noexcept nogil      # debug builds: bytes gathered, ever
+
+# For the harnesses of the tests: tensors of a list of (shape, bytes), in the arena; names and datatypes are not set.
+cdef Tensor** native_tensors(Arena* arena, list tensors) except NULL

@@ -31,6 +31,7 @@ cdef enum DataType:
 cdef enum:
     MAX_RANK = 16                   # dimensions of a tensor
     MAX_TENSORS = 128               # inputs of a request, outputs of a request
+    MAX_PARAMETERS = 32             # kept of a request, for routing
 
 cdef struct Tensor:
     Slice name                      # body, arena or signature
@@ -46,6 +47,12 @@ cdef struct RequestedOutput:
     bint binary
     int n_classes                   # > 0: the classification extension
 
+cdef struct NamedParameter:
+    # A request parameter that is not ours, for routing. Numbers and booleans as JSON writes them.
+    Slice name
+    Slice text
+    NamedParameter* next
+
 cdef struct InferRequest:
     Slice model_name                # gRPC only; over HTTP they come from the path
     Slice model_version
@@ -60,6 +67,8 @@ cdef struct InferRequest:
     bint empty_final_response       # triton_enable_empty_final_response
     int64_t timeout_us              # OIP `timeout`; 0: none
     uint64_t priority               # 0: the model's default
+    NamedParameter* parameters      # arena; newest first, at most MAX_PARAMETERS; strings, integers and booleans only
+    int n_parameters
 
 cdef struct InferResponse:
     Slice model_name

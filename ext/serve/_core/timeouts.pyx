@@ -4,7 +4,7 @@ from libcpp.atomic cimport memory_order_relaxed
 from serve._core.call cimport *
 from serve._core.connection_io cimport close_connection, resume_accepting, stop_accepting
 from serve._core.answering cimport mark_dirty
-from serve._core.failure cimport REQUEST_TIMEOUT, UNAVAILABLE
+from serve._core.failure cimport DEADLINE_EXCEEDED, REQUEST_TIMEOUT, UNAVAILABLE
 from serve._core.http1_server cimport http1_refuse
 from serve._core.http2 cimport http2_abandon, http2_announce_shutdown, http2_answer, http2_ask_shutdown, http2_shutdown
 from serve._core.posix cimport SIOCOUTQ, ioctl
@@ -24,6 +24,32 @@ cdef bint body_too_slow(IoThread* io, uint64_t since, size_t received, uint64_t 
     return received < io.shared.limits.min_body_rate * (elapsed // 1000000) // 1000
 
 
+cdef inline uint64_t silence_ns(IoThread* io) noexcept nogil:
+    """How long nothing at all of a body may come: a rate says nothing of one that is whole and never closed, or where there is none."""
+    cdef uint64_t idle_ns = io.shared.limits.idle_ns
+    return max(idle_ns, <uint64_t>BODY_GRACE_NS) if io.shared.limits.min_body_rate else idle_ns
+
+
+cdef inline bint is_late(const Call* call, uint64_t now) noexcept nogil:
+    return call.deadline_ns != 0 and now >= call.deadline_ns
+
+
+cdef bint is_overdue(IoThread* io, const Call* call, uint64_t now) noexcept nogil:
+    """An HTTP/2 stream that is not whole: its deadline has passed, its body comes too slowly, or nothing of it comes."""
+    if call.kind == CALL_INFER_STREAM:                  # it may be silent for as long as it likes; its messages keep the deadline
+        return call.n_requests == 0 and is_late(call, now)
+    if call.kind != CALL_INFER and call.kind != CALL_LIVE and (call.kind != CALL_CONTROL or call.is_grpc):      # gRPC: Python's business
+        return False
+    return is_late(call, now) or body_too_slow(io, call.t_received, call.body.length, now) or now > call.t_grown + silence_ns(io)
+
+
+cdef void refuse_body(Call* call, uint64_t now) noexcept nogil:
+    if is_late(call, now):
+        call_refuse(call, DEADLINE_EXCEEDED, b"Request timeout expired")
+    else:
+        call_refuse(call, REQUEST_TIMEOUT, b"the body arrives too slowly")
+
+
 cdef void sweep_http1(IoThread* io, Connection* connection, uint64_t now) noexcept nogil:
     cdef Call* call = connection.receiving
     if connection.closing:
@@ -35,20 +61,27 @@ cdef void sweep_http1(IoThread* io, Connection* connection, uint64_t now) noexce
         connection.t_head = 0
         http1_refuse(connection, 408, b"the header did not arrive in time")
         mark_dirty(io, connection)
-    elif call != NULL and not call.ended and body_too_slow(io, connection.t_body, connection.body_received, now):
+    elif call != NULL and not call.ended and (is_late(call, now) or not connection.continue_due and (
+            body_too_slow(io, connection.t_body, connection.body_received, now) or now > connection.t_progress + silence_ns(io))):
         call.keep_alive = False
-        call_refuse(call, REQUEST_TIMEOUT, b"the body arrives too slowly")
+        refuse_body(call, now)
         mark_dirty(io, connection)
+    elif call != NULL and not call.ended:
+        sweep_in_time(io, call, now)
 
 
 cdef void sweep_http2(IoThread* io, Connection* connection, uint64_t now) noexcept nogil:
     cdef Call* call = connection.calls
     while call != NULL:
-        if (call.kind == CALL_INFER or call.kind == CALL_CONTROL and not call.is_grpc) and not call.half_closed and not call.ended \
-                and body_too_slow(io, call.t_received, call.body.length, now):
-            call_refuse(call, REQUEST_TIMEOUT, b"the body arrives too slowly")
+        if not call.half_closed:
+            sweep_in_time(io, call, now)
+        if not call.half_closed and not call.ended and is_overdue(io, call, now):
+            refuse_body(call, now)
             call.kind = CALL_REFUSED
             http2_answer(call)
+            mark_dirty(io, connection)
+        elif connection.peer_done and call.kind == CALL_CONTROL and call.answered and not call.ended and now > call.t_sent + LINGER_NS:
+            http2_abandon(call)                         # it only listens, and cannot say that it does not any more
             mark_dirty(io, connection)
         elif call.kind == CALL_UNROUTED and now > call.t_received + io.shared.limits.header_ns:
             close_connection(io, connection)            # its header block never ends
@@ -110,7 +143,7 @@ cdef void sweep(IoThread* io, uint64_t now) noexcept nogil:
         if connection.lingering:
             if now > connection.t_progress + LINGER_NS:
                 close_connection(io, connection)
-        elif connection.calls == NULL and now > connection.t_progress + io.shared.limits.idle_ns:
+        elif (connection.calls == NULL or connection.peer_done) and now > connection.t_progress + io.shared.limits.idle_ns:
             close_connection(io, connection)
         elif connection.listening_out and not takes_something(connection, now) and now > connection.t_sent + io.shared.limits.idle_ns:
             close_connection(io, connection)            # it does not read what it asked for

@@ -54,6 +54,8 @@ cdef struct VersionStats:
     uint64_t executions
     uint64_t last_wall_ms
     SizeHistogram batch_sizes                           # rows of an execution
+    Histogram[N_RUN_ESTIMATES] runs                     # of the model alone, by power of two of rows
+    Histogram waits                                     # of the oldest request of each run: from the queue to its start
     BatchCounters* batches                              # [max_batch + 1] by rows; 0: more than the table holds
     int n_batches
 
@@ -76,7 +78,8 @@ cdef struct Version:
     # Guarded by the pool's lock.
     void* buckets                           # batcher.Bucket list: queued requests by shape
     void* spare                             # one empty Bucket, kept
-    int depth                               # queued requests
+    int depth                               # queued requests, shadows not among them
+    int n_shadows                           # queued shadows
     int running                             # runs in progress
     int n_free
     Runner* free[MAX_INSTANCES]             # [instances] runners not in use

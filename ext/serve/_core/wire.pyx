@@ -182,7 +182,7 @@ cdef int take_field(Decoder* decoder, uint32_t key, Slice content) noexcept nogi
     if key == REQUEST_ID:
         return take_text(decoder, content, "id", &decoder.request.id)
     if key == REQUEST_PARAMETERS:
-        return take_request_parameter(content, decoder.request, decoder.failure)
+        return take_request_parameter(content, decoder.request, decoder.arena, decoder.failure)
     if key == REQUEST_MODEL_VERSION:
         return take_text(decoder, content, "model_version", &decoder.request.model_version)
     return 0

@@ -1,8 +1,9 @@
 from libc.stdint cimport INT32_MAX, INT64_MAX, UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
-from serve._core.failure cimport INVALID_ARGUMENT, NOT_IMPLEMENTED, fail
+from serve._core.failure cimport INVALID_ARGUMENT, NOT_IMPLEMENTED, UNAVAILABLE, fail
 from serve._core.memory cimport Slice, slice_is
+from serve._core.parameters cimport boolean_text, number_text, parameter_keep
 from serve._core.protobuf cimport (WIRE_BYTES, WIRE_FIXED64, WIRE_VARINT, Cursor, cursor_of, get_bytes, get_key, get_varint, is_utf8,
                                    skip_bytes, skip_field)
 from serve._core.tensors cimport shown
@@ -118,7 +119,22 @@ cdef int refuse_sequence(const Parameter* parameter, Failure* failure) noexcept 
     return 0
 
 
-cdef int take_request_parameter(Slice entry, InferRequest* request, Failure* failure) noexcept nogil:
+cdef int keep_parameter(const Parameter* parameter, InferRequest* request, Arena* arena, Failure* failure) noexcept nogil:
+    """A client's own, for routing: strings, integers and booleans."""
+    cdef Slice text = parameter.text
+    cdef int status = 0
+    if parameter.choice == NO_VALUE or parameter.choice == DOUBLE_PARAM:
+        return 0
+    if parameter.choice == BOOL_PARAM:
+        text = boolean_text(parameter.number != 0)
+    elif parameter.choice != STRING_PARAM:
+        status = number_text(arena, parameter.number, parameter.choice == INT64_PARAM, &text)
+    if status or parameter_keep(request, arena, parameter.key, text):
+        return fail(failure, UNAVAILABLE, "the server is out of memory")
+    return 0
+
+
+cdef int take_request_parameter(Slice entry, InferRequest* request, Arena* arena, Failure* failure) noexcept nogil:
     cdef Parameter parameter
     cdef uint64_t number = 0
     if decode_parameter(entry, &parameter, failure):
@@ -138,6 +154,8 @@ cdef int take_request_parameter(Slice entry, InferRequest* request, Failure* fai
     elif starts_with(parameter.key, b"triton_", 7):
         return fail(failure, INVALID_ARGUMENT, "parameter keys starting with 'triton_' are reserved and should not be specified, got "
                     "'%.*s'", shown(parameter.key), <const char*>parameter.key.data)
+    else:
+        return keep_parameter(&parameter, request, arena, failure)
     return 0
 
 
