@@ -1,0 +1,1 @@
+"""How the judge behaves in simulated rollouts: how often it is wrong, and how fast it is right."""
