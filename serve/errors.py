@@ -5,16 +5,22 @@
     ├── NotFound             no such model, version or route: 404
     ├── MethodNotAllowed     405
     ├── RequestTimeout       the client was too slow to send: 408
+    ├── Conflict             somebody else's change, or a running rollout, is in the way: 409
+    ├── StaleGeneration      the caller's generation is not the newest: 412
     ├── TooLarge             413
+    ├── Unprocessable        well-formed, and not what the document may say: 422
+    ├── PreconditionRequired the caller must say which generation it changes: 428
     ├── HeadersTooLarge      431
     ├── Cancelled            the client went away: 499
     ├── InternalError        our bug, or the model's: 500
     ├── NotImplementedHere   501
     ├── Unavailable          overloaded, not ready, draining: 503
     ├── DeadlineExceeded     504
+    ├── InsufficientStorage  the disk is full; nothing was changed: 507
     └── ConfigurationError   the operator's fault; never reaches a client
 
-`ext/serve/_core/failure.pxd` holds the same table for the native threads; tests hold the two against each other.
+`ext/serve/_core/failure.pxd` holds STATUS for the native threads; tests hold the two against each other. No native thread says what is
+in CONTROL_STATUS.
 """
 
 from typing import ClassVar
@@ -70,6 +76,26 @@ class DeadlineExceeded(HeadraceError):
     kind = "DEADLINE_EXCEEDED"
 
 
+class Conflict(HeadraceError):
+    kind = "CONFLICT"
+
+
+class StaleGeneration(HeadraceError):
+    kind = "STALE"
+
+
+class PreconditionRequired(HeadraceError):
+    kind = "PRECONDITION_REQUIRED"
+
+
+class Unprocessable(HeadraceError):
+    kind = "UNPROCESSABLE"
+
+
+class InsufficientStorage(HeadraceError):
+    kind = "INSUFFICIENT_STORAGE"
+
+
 class ConfigurationError(HeadraceError):
     """Settings, files or flags that cannot be honoured; `serve` exits with 1."""
 
@@ -90,12 +116,26 @@ STATUS: dict[str, tuple[int, int]] = {
     "DEADLINE_EXCEEDED": (4, 504),
 }
 
+# The same for what only the control plane says.
+CONTROL_STATUS: dict[str, tuple[int, int]] = {
+    "CONFLICT": (10, 409),
+    "STALE": (9, 412),
+    "PRECONDITION_REQUIRED": (9, 428),
+    "UNPROCESSABLE": (3, 422),
+    "INSUFFICIENT_STORAGE": (8, 507),
+}
+
 
 def grpc_code(error: BaseException) -> int:
     """gRPC status code of an error; anything foreign is our own fault."""
-    return STATUS[error.kind if isinstance(error, HeadraceError) else "INTERNAL"][0]
+    return _status(error)[0]
 
 
 def http_status(error: BaseException) -> int:
     """HTTP status of an error; anything foreign is our own fault."""
-    return STATUS[error.kind if isinstance(error, HeadraceError) else "INTERNAL"][1]
+    return _status(error)[1]
+
+
+def _status(error: BaseException) -> tuple[int, int]:
+    kind = error.kind if isinstance(error, HeadraceError) else "INTERNAL"
+    return STATUS.get(kind) or CONTROL_STATUS[kind]
