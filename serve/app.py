@@ -5,7 +5,6 @@ import contextlib
 import os
 import socket
 import sys
-from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +16,6 @@ from serve import __version__, clock
 from serve._core.control_queue import ControlQueue
 from serve._core.io_loop import Server
 from serve._core.model_table import ModelTable
-from serve._core.ort_library import drain_log
 from serve.api.admin import admin_app
 from serve.api.grpc import GrpcApi
 from serve.api.http import HttpApi
@@ -34,19 +32,19 @@ from serve.models.disk import DiskRepository
 from serve.models.lifecycle import LifecycleOptions, ModelManager, Progress
 from serve.models.native_engine import NativeEngine
 from serve.models.runtime import start_runtime
+from serve.routing.service import RoutingService
+from serve.routing_setup import Routing, open_routing
 from serve.telemetry.exposition import metrics_app
 from serve.telemetry.facts import RuntimeFacts
-from serve.telemetry.logs import Logs, LogSettings, configure_logs
+from serve.telemetry.logs import Logs, configure_logs
 from serve.telemetry.metrics import HeadraceCollector, metrics_registry
+from serve.telemetry.routing_metrics import RoutingCollector
 from serve.worker_channel import WorkerChannel
+from serve.worker_logs import AccessLog, forward_runtime_log, log_settings
 
 _log = structlog.get_logger(__name__)
-_access = structlog.get_logger("headrace.access")
 
 DRAIN_POLL_S = 0.01
-LOG_POLL_S = 0.5
-ACCESS_POLL_S = 0.1
-ACCESS_TURN = 256  # records written before the loop does something else
 
 EXIT_DRAINED = 0
 EXIT_CONFIGURATION = 1
@@ -71,20 +69,22 @@ class Worker:
         self.device = device
         self.start_time_s = clock.wall_ns() / 1e9
         self.is_draining = False
-        self.accesses: deque[dict[str, str | int]] = deque()
         self.table = ModelTable()
         self.control = ControlQueue()
         self.engine = NativeEngine(self.table, lambda on: instances_on(self.settings, on != "cpu"))
         self.sockets = {name: [socket.socket(fileno=fd) for fd in getattr(start.sockets, name)] for name in ("http", "grpc")}
         self.marks = CrashMarks(self.settings.state_dir / "marks")
+        self.routing: Routing | None = None
         self.models = ModelManager(
             DiskRepository(self.settings.paths, lenient=self.settings.lenient_config),
             self.engine,
             self.marks,
-            LifecycleOptions(default_device=device, strict_readiness=self.settings.strict_readiness, on_change=self._notify),
+            LifecycleOptions(
+                default_device=device, strict_readiness=self.settings.strict_readiness, on_change=self._notify, pinned=self._pinned
+            ),
         )
         self.readiness = Readiness(lambda: self.models.server_ready() and not self.is_draining)
-        api = ApiSettings(
+        self.api = api = ApiSettings(
             server_name=self.settings.server_name,
             not_ready_status=self.settings.not_ready_status,
             model_control=self.settings.model_control,
@@ -92,10 +92,21 @@ class Worker:
         http, grpc = HttpApi(self.models, self.readiness, logs, api), GrpcApi(self.models, self.readiness, logs, api)
         self.slow_path = SlowPath(self.control, http, grpc)
         self.server = self._native_server()
-        self.web = self._web_servers(api)
 
     def _notify(self) -> None:
         self.readiness.notify()
+
+    def _judge(self, service: RoutingService) -> None:
+        os.eventfd_read(self.engine.wake_fd)
+        service.wake()
+
+    def _listen_to_threads(self, service: RoutingService) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.control.fileno(), self.slow_path.drain_queue)
+        loop.add_reader(self.engine.wake_fd, self._judge, service)
+
+    def _pinned(self, model: str) -> frozenset[str]:
+        return self.routing.service.pinned(model) if self.routing is not None else frozenset()
 
     def _native_server(self) -> Server:
         limits = self.settings.limits
@@ -111,12 +122,13 @@ class Worker:
             cores_are_scarce=available_cpus() <= n_threads, access_log=self.settings.access_log,
         )
 
-    def _web_servers(self, api: ApiSettings) -> list[tuple[_QuietServer, socket.socket]]:
+    def _web_servers(self, routing: Routing) -> list[tuple[_QuietServer, socket.socket]]:
         """Metrics and admin: small, in Python, each behind its own socket."""
         sockets = self.channel.start.sockets
+        registry = metrics_registry(HeadraceCollector(self.models.statistics, self.facts), RoutingCollector(routing.facts))
         apps: list[tuple[Any, int | None]] = [
-            (metrics_app(metrics_registry(HeadraceCollector(self.models.statistics, self.facts))), sockets.metrics),
-            (admin_app(self.models, self.readiness, api), sockets.admin),
+            (metrics_app(registry), sockets.metrics),
+            (admin_app(self.models, self.readiness, self.api, routing.service), sockets.admin),
         ]
         return [
             (_QuietServer(uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, lifespan="off", loop="none")),
@@ -140,51 +152,42 @@ class Worker:
     async def run(self) -> int:
         """Load, serve, drain; the process's exit code."""
         drain = asyncio.create_task(self.channel.wait_drain())
-        background = [asyncio.create_task(_forward_runtime_log())]
+        background = [asyncio.create_task(forward_runtime_log())]
+        access = AccessLog(self.server)
         if self.settings.access_log:
-            background.append(asyncio.create_task(self._forward_access_log()))
+            background.append(asyncio.create_task(access.forward()))
         n_polling = len(background)
-        background += [asyncio.create_task(server.serve(sockets=[listener])) for server, listener in self.web]
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self.control.fileno(), self.slow_path.drain_queue)
+        try:
+            # Before any model is loaded: what the store says decides which versions there have to be, and who gets requests.
+            self.routing = routing = await open_routing(self.settings, self.models, self.engine)
+        except HeadraceError as error:
+            self.channel.send(Failed(exit=EXIT_CONFIGURATION, text=str(error)))
+            return EXIT_CONFIGURATION
+        web = self._web_servers(routing)
+        background += [asyncio.create_task(server.serve(sockets=[listener])) for server, listener in web]
+        self._listen_to_threads(routing.service)
         # Clients may connect from the first moment: liveness and readiness are answered while models load.
         self.server.start()
         code = await self._load_unless(drain)
         if code is None:
+            if not drain.done():        # else the models are not loaded, and nobody is to conclude anything from that
+                await routing.service.start()
             order = await drain
             await self._drain(order.pre_stop_delay_s, order.timeout_s)
             code = EXIT_DRAINED
+        await routing.close()
         self.server.stop()
         self.engine.stop()
-        for web, _ in self.web:
-            web.should_exit = True
+        for server, _ in web:
+            server.should_exit = True
         for task in background[:n_polling]:
             task.cancel()
         await asyncio.wait(background, timeout=2)
-        self.accesses.extend(self.server.drain_access_log())
-        while self.accesses:
-            self._log_accesses()
+        access.write_rest()
         self.marks.abandon()
         if code == EXIT_DRAINED:
             self.channel.send(Drained())
         return code
-
-    def _log_accesses(self) -> None:
-        for _ in range(min(ACCESS_TURN, len(self.accesses))):
-            _access.info("call", **self.accesses.popleft())
-
-    async def _forward_access_log(self) -> None:
-        """A record for each call that has ended. The native rings hold what comes meanwhile; what they cannot hold is counted."""
-        n_dropped = 0
-        while True:
-            await asyncio.sleep(0 if self.accesses else ACCESS_POLL_S)
-            if not self.accesses:
-                self.accesses.extend(self.server.drain_access_log())
-            self._log_accesses()
-            dropped = sum(row["access_dropped"] for row in self.server.counters())
-            if dropped > n_dropped:
-                _log.warning("access log: calls came faster than they can be written", dropped=dropped - n_dropped)
-                n_dropped = dropped
 
     async def _load_unless(self, drain: "asyncio.Task[Any]") -> int | None:
         """Load the start-up set. None: serve; else the exit code of a worker that cannot."""
@@ -241,25 +244,19 @@ def _log_progress(progress: Progress) -> None:
         _log.info("model ready", model=progress.model, done=progress.n_done, of=progress.n_total)
 
 
-async def _forward_runtime_log() -> None:
-    """What ONNX Runtime has to say, as records of ours."""
-    while True:
-        for severity, text in drain_log():
-            _log.warning("onnxruntime", severity=severity, text=text)
-        await asyncio.sleep(LOG_POLL_S)
-
-
-def _log_settings(level: str) -> LogSettings:
-    order = ("error", "warning", "info", "debug")
-    rank = order.index(level)
-    return LogSettings(log_info=rank >= 2, log_warning=rank >= 1, log_error=True, log_verbose_level=1 if rank >= 3 else 0)
-
-
 def main() -> int:
     """Run one worker; returns its exit code (defaults: 0 drained, 1 configuration, 3 no model)."""
     channel = WorkerChannel.open()
     settings = channel.start.settings
-    logs = configure_logs(_log_settings(settings.log_level), sys.stderr, style="json" if settings.log_format == "json" else "console")
+    logs = configure_logs(log_settings(settings.log_level), sys.stderr, style="json" if settings.log_format == "json" else "console")
+    try:
+        return _serve(channel, logs)
+    finally:
+        logs.close()
+
+
+def _serve(channel: WorkerChannel, logs: Logs) -> int:
+    settings = channel.start.settings
     cpus = available_cpus()
     try:
         several = instances_on(settings, on_gpu=False) > 1
@@ -277,6 +274,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     exit_code = main()
-    sys.stderr.flush()
     # Not sys.exit: it waits for the threads that still load a model, which may take minutes and serves nobody any more.
     os._exit(exit_code)

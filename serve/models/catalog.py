@@ -33,9 +33,18 @@ class Catalog:
         """Records with at least one version that serves, by name."""
         return [self._records[name] for name in sorted(self._records) if self._records[name].served]
 
+    def served(self, name: str, version: str) -> Served:
+        """A version that answers. Raises NotFound, Unavailable."""
+        return self._resolve(name, version)[2]
+
+    def served_versions(self, name: str) -> tuple[str, ...]:
+        """Versions that serve, ascending; none of a model that is not known."""
+        record = self._records.get(name)
+        return ascending(record.served) if record is not None else ()
+
     def table(self) -> Mapping[str, PublishedModel]:
         """All that may be asked for. A model that is known and of which nothing serves is in it: its requests are worth another try."""
-        return {name: publishable(record.served, record.labels) for name, record in sorted(self._records.items())}
+        return {name: publishable(record.served, record.labels, record.routing) for name, record in sorted(self._records.items())}
 
     def server_ready(self, strict: bool) -> bool:
         """Whether something serves and, where strict, every model of the start-up set is ready."""

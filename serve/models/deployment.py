@@ -5,7 +5,7 @@ States change on the event loop only; threads do nothing but open and close vers
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from serve.errors import HeadraceError, InternalError, Unavailable
@@ -22,15 +22,19 @@ UNLOADED = "unloaded"
 
 
 class Deployer:
-    """on_change: called after what serves has changed. n_loads, n_closes: versions being loaded, and drained, at a time."""
+    """on_change: called after what serves has changed. pinned: versions of a model that must stay. n_loads, n_closes: versions being
+    loaded, and drained, at a time.
+    """
 
     def __init__(
-        self, engine: Engine, marks: CrashMarks, catalog: Catalog, on_change: Callable[[], None], *, n_loads: int, n_closes: int
+        self, engine: Engine, marks: CrashMarks, catalog: Catalog, on_change: Callable[[], None],
+        pinned: Callable[[str], Collection[str]], *, n_loads: int, n_closes: int,
     ) -> None:
         self._engine = engine
         self._marks = marks
         self._catalog = catalog
         self._on_change = on_change
+        self._pinned = pinned
         self._loaders = ThreadPoolExecutor(n_loads, "headrace-load")
         self._closers = ThreadPoolExecutor(n_closes, "headrace-close")
         self._retiring: dict[str, asyncio.Task[None]] = {}
@@ -71,6 +75,10 @@ class Deployer:
         self._retire(record, gone, ())
         self._on_change()
         await self.settled(record.name)
+
+    def republish(self, record: ModelRecord) -> None:
+        """Swaps in what the record says now: its labels or its routing have changed."""
+        self._publish(record, record.served, record.labels)
 
     async def settled(self, name: str) -> None:
         """Returns when everything that was taken away from a model is closed."""
@@ -118,14 +126,17 @@ class Deployer:
         fresh = {version: Served(loaded, plan.builds[version], config) for version, loaded in built.items()}
         # A version whose new build failed goes on as it was.
         stale = {version: record.served[version] for version in plan.builds if version in record.served}
-        served = {**stale, **plan.kept, **fresh}
+        # And so does one that a routing plan has come to name while this was built.
+        pinned = set(self._pinned(record.name))
+        named = {version: one for version, one in record.served.items() if version in pinned}
+        served = {**named, **stale, **plan.kept, **fresh}
         try:
-            self._publish(record, served, plan.labels)
+            self._publish(record, served, {**plan.labels, **record.operator_labels})
         except Exception as error:
             await self._discard(record, built, "it could not be published")
             raise InternalError(f"cannot publish: {error}") from error
         before, record.served = record.served, served
-        record.labels, record.required, record.reason = plan.labels, plan.required, ""
+        record.configured_labels, record.required, record.reason = plan.labels, plan.required, ""
         for version in fresh:
             if version not in before:
                 record.advance(version, VersionState.READY)
@@ -137,7 +148,7 @@ class Deployer:
         self._on_change()
 
     def _publish(self, record: ModelRecord, served: Mapping[str, Served], labels: Mapping[str, str]) -> None:
-        self._engine.publish({**self._catalog.table(), record.name: publishable(served, labels)})
+        self._engine.publish({**self._catalog.table(), record.name: publishable(served, labels, record.routing)})
 
     async def _discard(self, record: ModelRecord, built: Mapping[str, LoadedVersion], reason: str) -> None:
         """Closes versions that were never published."""

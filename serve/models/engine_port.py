@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from serve.models.config import ModelConfig
+from serve.traffic import PlanReading, RoutingSpec, RunReading
 from serve.types import TensorSpec, VersionStatistics
 
 
@@ -44,17 +45,30 @@ class LoadedVersion(Protocol):
     def statistics(self) -> VersionStatistics:
         """A snapshot of the counters. Quick: called on the event loop."""
 
+    def run_reading(self) -> RunReading:
+        """Run times and waits so far. Quick: called on the event loop."""
+
+    def self_test(self, folder: pathlib.Path) -> None:
+        """Runs the cases in `folder` (the version's `tests`), or one made-up input where it has none. Blocks; called in a thread.
+
+        Raises SelfTestFailed with what differs.
+        """
+
     def close(self) -> None:
         """Frees it. Blocks until no request uses it any more; called once, in a thread, after a table without it was published."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
-    """What may be asked for under one model name. Every label and the default name a version in `versions`; default "" is none."""
+    """What may be asked for under one model name. Every label, the default and the routing name versions in `versions`.
+
+    default_version: for requests that name none, where there is no routing; "" is none.
+    """
 
     versions: Mapping[str, LoadedVersion]
     labels: Mapping[str, str]
     default_version: str
+    routing: RoutingSpec | None = None
 
 
 class Engine(Protocol):
@@ -66,7 +80,19 @@ class Engine(Protocol):
         """
 
     def publish(self, models: Mapping[str, PublishedModel]) -> None:
-        """Makes `models` the whole of what is served, in one swap. Does not block; called on the event loop."""
+        """Makes `models` the whole of what is served, in one swap. Does not block; called on the event loop.
+
+        A routing equal to the one in force goes on counting where it is. One that cannot be built gives everything to its stable arm: a
+        model must not be lost to its plan.
+        """
+
+    def check(self, model: str, published: PublishedModel) -> None:
+        """Whether its routing can be built of its versions. Raises InvalidArgument with what does not fit."""
+
+    def plan_readings(self, model: str) -> list[PlanReading]:
+        """Counters of the routings of a model, oldest first: the last that were replaced, `is_final` once no request counts into them any
+        more, and what is in force. Quick; changes nothing, so anybody may look.
+        """
 
 
 __all__ = ["Engine", "LoadSpec", "LoadedVersion", "PublishedModel"]

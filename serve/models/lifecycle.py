@@ -12,17 +12,18 @@ import logging
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from serve.errors import ConfigurationError, HeadraceError, InternalError, InvalidArgument, NotFound, Unavailable
+from serve.errors import ConfigurationError, Conflict, HeadraceError, InternalError, InvalidArgument, NotFound, Unavailable
 from serve.models.catalog import Catalog
 from serve.models.crash_marks import DIED_WHILE_LOADING, CrashMarks
 from serve.models.deployment import Deployer
 from serve.models.engine_port import Engine
+from serve.models.load_errors import failed, refused
 from serve.models.load_plan import LoadPlan, ModelRepository, plan_model, plan_version
-from serve.models.repository import ModelSource
-from serve.models.states import ModelRecord
-from serve.types import IndexEntry, ModelDescription, VersionState, VersionStatistics
+from serve.models.queries import ModelQueries
+from serve.models.repository import SELF_TESTS, ModelSource
+from serve.models.states import ModelRecord, publishable
+from serve.traffic import RoutingSpec
 
 _log = logging.getLogger(__name__)
 
@@ -61,44 +62,22 @@ class Progress:
     failure: str
 
 
-class ModelManager:
+class ModelManager(ModelQueries):
     """All models of a worker. Lives on one event loop; queries answer from memory, but for `index`."""
 
     def __init__(self, repository: ModelRepository, engine: Engine, marks: CrashMarks, options: LifecycleOptions) -> None:
-        self._repository = repository
+        super().__init__(repository, engine, Catalog())
         self._marks = marks
         self._options = options
-        self._catalog = Catalog()
         self._deployer = Deployer(
-            engine, marks, self._catalog, options.on_change, n_loads=options.n_concurrent_loads, n_closes=options.n_concurrent_closes
+            engine, marks, self._catalog, options.on_change, options.pinned,
+            n_loads=options.n_concurrent_loads, n_closes=options.n_concurrent_closes,
         )
         # A lock lives as long as somebody holds or awaits it, so asking for unknown names costs no memory.
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._operations: set[asyncio.Task[None]] = set()
         self._is_closing = False
-
-    # Queries
-
-    async def index(self, ready_only: bool = False) -> list[IndexEntry]:
-        """Every known version, and the models on disk that were never loaded."""
-        found = await asyncio.to_thread(self._repository.scan)
-        return self._catalog.index(found.models, found.problems, ready_only)
-
-    def describe(self, name: str, version: str = "") -> ModelDescription:
-        """version: number, label, or "" for the default. Raises NotFound, Unavailable."""
-        return self._catalog.describe(name, version)
-
-    def config(self, name: str, version: str = "") -> dict[str, Any]:
-        """Triton's ModelConfig in JSON shape. Raises NotFound, Unavailable."""
-        return self._catalog.config(name, version)
-
-    def is_ready(self, name: str, version: str = "") -> bool:
-        """Raises NotFound for a model, version or label that is not known."""
-        return self._catalog.is_ready(name, version)
-
-    def statistics(self, name: str = "", version: str = "") -> list[VersionStatistics]:
-        """Of the versions that serve. Raises NotFound, Unavailable."""
-        return self._catalog.statistics(name, version)
+        self._is_announced = False
 
     def server_ready(self) -> bool:
         """Whether load balancers may send requests."""
@@ -121,6 +100,7 @@ class ModelManager:
             if name not in found.models:
                 raise ConfigurationError(f"no model '{name}' in the repository; it has {', '.join(found.models) or 'none'}")
         self._catalog.start_up |= set(wanted)
+        self._is_announced = True
         self._deployer.announce(wanted)
         failures: dict[str, str] = {}
         n_done = 0
@@ -153,8 +133,40 @@ class ModelManager:
         """Makes one version serve beside the others, whatever the policy. Raises as `load`."""
         await self._operation(name, lambda: self._load_version(name, version))
 
+    async def prove(self, name: str, version: str) -> None:
+        """Runs a loaded version's self-test, beside what serves. Raises SelfTestFailed, NotFound, Unavailable."""
+        loaded = self._catalog.served(name, version).loaded
+        found = await asyncio.to_thread(self._repository.scan)
+        source = found.models.get(name)
+        file = source.versions.get(version) if source is not None else None
+        if file is None:
+            raise NotFound(f"version {version} of '{name}' is no longer in the repository")
+        await asyncio.to_thread(loaded.self_test, file.parent / SELF_TESTS)
+
+    def check_route(self, name: str, routing: RoutingSpec | None, labels: Mapping[str, str]) -> None:
+        """Whether `route` can do it with the versions that serve now. Raises InvalidArgument."""
+        record = self._catalog.find_or_add(name)
+        self._engine.check(name, publishable(record.served, {**record.configured_labels, **labels}, routing))
+
+    def route(self, name: str, routing: RoutingSpec | None, labels: Mapping[str, str]) -> None:
+        """Splits the model's requests by `routing` and names versions by the operator's `labels`, from the very next request on.
+
+        Versions that do not serve get nothing: see states.routable. Never blocks.
+        """
+        record = self._catalog.find_or_add(name)
+        before = record.routing, record.operator_labels
+        record.routing, record.operator_labels = routing, dict(labels)
+        if not self._is_announced:
+            return                  # what is known first publishes everything, so that no model is missing meanwhile
+        try:
+            self._deployer.republish(record)
+        except BaseException:
+            record.routing, record.operator_labels = before
+            raise
+        self._options.on_change()
+
     async def unload(self, name: str) -> None:
-        """Takes the model away; returns when it is closed. Raises NotFound."""
+        """Takes the model away; returns when it is closed. Raises NotFound; Conflict while a routing plan or rollout names a version."""
         await self._operation(name, lambda: self._unload(name))
 
     async def unload_version(self, name: str, version: str) -> None:
@@ -208,27 +220,27 @@ class ModelManager:
             if plan.missing:
                 raise ConfigurationError("; ".join(f"version {version}: {plan.unavailable[version]}" for version in plan.missing))
         except (HeadraceError, OSError) as error:
-            raise _refused(record, source, error) from error
+            raise refused(record, source, error) from error
         await self._apply(plan, record)
 
     async def _load_version(self, name: str, version: str) -> None:
         source = await self._poll(name)
         record = self._catalog.find_or_add(name)
-        labels = None if record.required is None else record.labels
+        labels = None if record.required is None else record.configured_labels
         try:
             await asyncio.to_thread(self._forgive, name, (version,))
             plan = await asyncio.to_thread(plan_version, self._repository, source, version, record.required, labels, record.served)
         except (HeadraceError, OSError) as error:
-            raise _failed(name, error) from error
+            raise failed(name, error) from error
         await self._apply(plan, record)
 
     async def _apply(self, plan: LoadPlan, record: ModelRecord) -> None:
         try:
             failures = await self._deployer.apply(plan, record, self._options.default_device, all_or_nothing=True)
         except InternalError as error:
-            raise _failed(record.name, error) from error
+            raise failed(record.name, error) from error
         for version, failure in failures.items():
-            raise _failed(record.name, failure, f"version {version}: ") from failure
+            raise failed(record.name, failure, f"version {version}: ") from failure
 
     async def _load_at_start(self, source: ModelSource) -> None:
         record = self._catalog.find_or_add(source.name)
@@ -238,7 +250,7 @@ class ModelManager:
             set_aside = {version: DIED_WHILE_LOADING for version in killers if version in source.versions}
             plan = await asyncio.to_thread(plan_model, self._repository, source, None, pinned, set_aside, record.served)
         except (HeadraceError, OSError) as error:
-            raise _refused(record, source, error) from error
+            raise refused(record, source, error) from error
         failures = await self._deployer.apply(plan, record, self._options.default_device, all_or_nothing=False)
         reasons = {**plan.unavailable, **{version: str(failure) for version, failure in failures.items()}}
         if reasons:
@@ -247,6 +259,10 @@ class ModelManager:
 
     async def _unload(self, name: str) -> None:
         record = self._catalog.find(name)
+        pinned = sorted(self._options.pinned(name), key=int)
+        if pinned:
+            names = ", ".join(pinned)
+            raise Conflict(f"failed to unload '{name}': its routing plan, rollout or labels name version {names}; clear them first")
         # The operator does not want it any more, so the server can be ready without it.
         self._catalog.start_up.discard(name)
         await self._deployer.withdraw(record, tuple(record.served))
@@ -258,7 +274,7 @@ class ModelManager:
         holders = [f"label '{label}'" for label, labelled in record.labels.items() if labelled == number]
         holders += ["a routing plan"] if number in self._options.pinned(name) else []
         if holders:
-            raise InvalidArgument(f"failed to unload '{name}', version {number}: {holders[0]} names it; point that elsewhere first")
+            raise Conflict(f"failed to unload '{name}', version {number}: {holders[0]} names it; point that elsewhere first")
         record.required = tuple(required for required in record.required or () if required != number)
         if len(record.served) == 1:
             self._catalog.start_up.discard(name)
@@ -275,25 +291,6 @@ class ModelManager:
     def _forgive(self, name: str, versions: Iterable[str]) -> None:
         for version in versions:
             self._marks.clear(name, version)
-
-
-def _refused(record: ModelRecord, source: ModelSource, error: Exception) -> HeadraceError:
-    """Notes why no version of the model was tried, where nothing serves that would contradict it."""
-    record.reason = str(error)
-    for version in source.versions:
-        if version not in record.served:
-            record.advance(version, VersionState.UNAVAILABLE, str(error))
-    return _failed(record.name, error)
-
-
-def _failed(name: str, error: Exception, what: str = "") -> HeadraceError:
-    """The error for the caller of a load: what an engine or repository said, with the text that clients look for."""
-    kind: type[HeadraceError] = InternalError
-    if isinstance(error, ConfigurationError | OSError):
-        kind = InvalidArgument
-    elif isinstance(error, HeadraceError):
-        kind = type(error)
-    return kind(f"failed to load '{name}', {what}{error}")
 
 
 __all__ = ["LifecycleOptions", "ModelManager", "Progress"]

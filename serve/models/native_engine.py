@@ -1,51 +1,29 @@
 """The engine of production: sessions of ONNX Runtime behind native queues, one pool of instance threads for each device."""
 
+import logging
+import os
 import threading
-import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from serve._core.batcher import InstancePool
 from serve._core.engine import NativeVersion
 from serve._core.model_table import ModelTable
 from serve._core.ort import Session
-from serve.errors import InvalidArgument
+from serve._core.routing_plan import NativePlan
+from serve._core.units import UnitMemory
+from serve.errors import HeadraceError, InvalidArgument, NotFound
 from serve.models.engine_port import LoadedVersion, LoadSpec, PublishedModel
+from serve.models.native_version import NativeLoadedVersion
+from serve.models.plan_readings import merged_readings
 from serve.models.resolution import resolve
-from serve.types import TensorSpec, VersionStatistics
+from serve.traffic import WHOLE_BP, Arm, PlanReading, RoutingSpec
 
-_CLOSE_POLL_S = 0.005
+_log = logging.getLogger(__name__)
 
-
-class NativeLoadedVersion:
-    """One version in memory. `native` is what the model table points to while the version is published."""
-
-    def __init__(self, native: NativeVersion, table: ModelTable) -> None:
-        self._native: NativeVersion | None = native
-        self._table = table
-        self.inputs: tuple[TensorSpec, ...] = native.inputs
-        self.outputs: tuple[TensorSpec, ...] = native.outputs
-        self.max_batch_size: int = native.max_batch_size
-        self.instances: int = native.instances
-        self.device: str = native.device
-
-    @property
-    def native(self) -> NativeVersion:
-        if self._native is None:
-            raise RuntimeError("the version was closed")
-        return self._native
-
-    def statistics(self) -> VersionStatistics:
-        """Counters since the load."""
-        return self.native.statistics()
-
-    def close(self) -> None:
-        """Blocks until no request and no I/O thread can reach the version, then frees it."""
-        native = self.native
-        while self._table.reclaim() and self._table.holds(native):
-            time.sleep(_CLOSE_POLL_S)
-        while not native.is_idle():
-            time.sleep(_CLOSE_POLL_S)
-        self._native = None
+# Final readings of a model that are kept for those who look later.
+GENERATIONS_KEPT = 32
 
 
 class NativeEngine:
@@ -56,6 +34,11 @@ class NativeEngine:
         self._instances_on = instances_on
         self._lock = threading.Lock()
         self._pools: dict[str, InstancePool] = {}
+        self._plans: dict[str, _InForce] = {}
+        self._replaced: dict[str, list[NativePlan]] = {}
+        self._finished: dict[str, deque[PlanReading]] = {}
+        self._units: dict[str, UnitMemory] = {}
+        self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def load(self, spec: LoadSpec) -> LoadedVersion:
         """Opens and warms one version. Raises HeadraceError with a text for the operator."""
@@ -82,16 +65,87 @@ class NativeEngine:
         except ValueError as error:
             raise InvalidArgument(f"{spec.config_origin}: {error}") from error
         native.warm_up(dict(settings.warmup_shapes), tuple(settings.warmup_batch_sizes))
-        return NativeLoadedVersion(native, self._table)
+        return NativeLoadedVersion(native, self._table, settings)
 
     def publish(self, models: Mapping[str, PublishedModel]) -> None:
         """One swap of the whole table."""
         table = {}
+        plans: dict[str, _InForce] = {}
         for name, model in models.items():
             by_number = {number: _native(version) for number, version in model.versions.items()}
             by_label = {label: by_number[number] for label, number in model.labels.items()}
-            table[name] = ({**by_number, **by_label}, by_number.get(model.default_version))
+            if model.routing is not None:
+                plans[name] = self._plan_or_stable(name, model.routing, by_number)
+            table[name] = ({**by_number, **by_label}, by_number.get(model.default_version), plans[name].plan if name in plans else None)
         self._table.publish(table)
+        for name in [*self._replaced]:
+            if len(self._replaced[name]) >= GENERATIONS_KEPT:       # changes that nobody looks at must not pile up
+                self._finish(name)
+        for name, former in self._plans.items():
+            if name not in plans or plans[name] is not former:
+                self._replaced.setdefault(name, []).append(former.plan)
+        self._plans = plans
+
+    def check(self, model: str, published: PublishedModel) -> None:
+        """Builds the routing and throws it away. Raises InvalidArgument with what does not fit."""
+        if published.routing is None:
+            return
+        try:
+            self._plan(model, published.routing, {number: _native(version) for number, version in published.versions.items()})
+        except ValueError as error:
+            raise InvalidArgument(f"the plan of '{model}' does not fit its versions: {error}") from error
+
+    def plan_readings(self, model: str) -> list[PlanReading]:
+        """Counters of the last generations, oldest first: final ones, those that requests still count into, and what is in force."""
+        self._finish(model)
+        counting = [plan.read(False) for plan in self._replaced.get(model, ())]
+        in_force = [self._plans[model].plan.read(False)] if model in self._plans else []
+        return merged_readings([*self._finished.get(model, ()), *counting, *in_force])
+
+    def _finish(self, model: str) -> None:
+        """Reads for the last time what no request counts into any more. Several look at it, each in its own time, so it is kept a while."""
+        if not self._replaced.get(model):
+            return
+        self._table.reclaim()
+        counting = []
+        for plan in self._replaced[model]:
+            if self._table.holds(plan):
+                counting.append(plan)
+            else:
+                self._finished.setdefault(model, deque(maxlen=GENERATIONS_KEPT)).append(plan.read(True))
+        self._replaced[model] = counting
+
+    def units(self, rollout: str) -> UnitMemory:
+        """What a rollout remembers of its units; made at the first asking."""
+        return self._units.setdefault(rollout, UnitMemory())
+
+    def forget_units(self, rollout: str) -> None:
+        """The rollout is over. Plans that still count keep what they use."""
+        self._units.pop(rollout, None)
+
+    def assignment(self, model: str, key: str) -> str:
+        """The arm that a sticky key is drawn to now. Raises NotFound where no routing is in force."""
+        if model not in self._plans:
+            raise NotFound(f"no routing plan is in force for model '{model}'")
+        return self._plans[model].plan.assign(key.encode())
+
+    def _plan_or_stable(self, name: str, spec: RoutingSpec, versions: Mapping[str, NativeVersion]) -> "_InForce":
+        try:
+            return self._plan(name, spec, versions)
+        except (ValueError, HeadraceError) as error:
+            _log.error("the plan of '%s' cannot be followed, its stable arm answers everything: %s", name, error)
+            stable = next(arm for arm in spec.arms if arm.name == spec.stable)
+            alone = Arm(stable.name, stable.version, WHOLE_BP)
+            return self._plan(name, RoutingSpec(spec.generation, spec.salt, (alone,), alone.name), versions)
+
+    def _plan(self, name: str, spec: RoutingSpec, versions: Mapping[str, NativeVersion]) -> "_InForce":
+        used = {version: versions[version] for version in sorted(spec.versions())}
+        former = self._plans.get(name)
+        if former is not None and former.spec == spec and former.versions == used:
+            return former
+        counting = spec.counting
+        units = self.units(counting.rollout) if counting is not None and spec.sticky is not None else None
+        return _InForce(spec, used, NativePlan(name, spec, used, units, self.wake_fd))
 
     def _pool(self, device: str) -> InstancePool:
         with self._lock:
@@ -105,6 +159,13 @@ class NativeEngine:
         """Runs what is queued, then joins all instance threads. After the I/O threads have stopped."""
         for pool in self._pools.values():
             pool.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class _InForce:
+    spec: RoutingSpec
+    versions: Mapping[str, NativeVersion]
+    plan: NativePlan
 
 
 def _native(version: LoadedVersion) -> NativeVersion:

@@ -17,6 +17,8 @@ from serve.errors import ConfigurationError
 
 CPU_DISTRIBUTION = "onnxruntime"
 GPU_DISTRIBUTION = "onnxruntime-gpu"
+# What the extra `gpu` asks for.
+GPU_INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 CUDA_PROVIDER = "libonnxruntime_providers_cuda.so"
 CUDA_DRIVER = "libcuda.so.1"
 # onnxruntime-gpu >= 1.28 is built for CUDA 13, which driver 580 is the first to speak; cuDriverGetVersion counts 1000 * major + 10 * minor.
@@ -55,13 +57,13 @@ def find_library() -> Path:
         both = " and ".join(f"{name} {version}" for name, version in versions.items())
         raise ConfigurationError(
             f"{both} are both installed and overwrite each other's files: run `pip uninstall -y {CPU_DISTRIBUTION} {GPU_DISTRIBUTION}`, "
-            f"then `pip install {GPU_DISTRIBUTION}` (with an NVIDIA GPU) or `pip install {CPU_DISTRIBUTION}`"
+            f"then `{GPU_INSTALL}` (with an NVIDIA GPU) or `pip install {CPU_DISTRIBUTION}`"
         )
     spec = importlib.util.find_spec("onnxruntime")
     folders = [Path(place) / "capi" for place in (spec.submodule_search_locations or [])] if spec else []
     libraries = sorted(library for folder in folders for library in folder.glob("libonnxruntime.so*"))
     if not libraries:
-        raise ConfigurationError("ONNX Runtime is missing: run `pip install 'headrace[cpu]'`, with a GPU `pip install 'headrace[gpu]'`")
+        raise ConfigurationError(f"ONNX Runtime is missing: run `pip install {CPU_DISTRIBUTION}`, with a GPU `{GPU_INSTALL}`")
     return libraries[-1]
 
 
@@ -112,7 +114,7 @@ def preload_cuda(folders: list[Path] | None = None, *, load: Load | None = None)
         try:
             load(places[0] if places else name)
         except OSError as error:
-            raise ConfigurationError(f"CUDA library {name} cannot be loaded ({error}): run `pip install 'headrace[gpu]'`") from error
+            raise ConfigurationError(f"CUDA library {name} cannot be loaded ({error}): run `{GPU_INSTALL}`") from error
 
 
 def start_runtime(setting: str = "auto", *, intra_op_threads: int = 1, spinning: bool = False) -> str:
@@ -145,7 +147,7 @@ def _loads(name: str, load: Load) -> bool:
 
 def _why_no_cuda(accelerator: Accelerator) -> str | None:
     if not accelerator.provider:
-        return f"this ONNX Runtime has no CUDA provider: run `pip uninstall -y {CPU_DISTRIBUTION}`, then `pip install 'headrace[gpu]'`"
+        return f"this ONNX Runtime has no CUDA provider: run `pip uninstall -y {CPU_DISTRIBUTION}`, then `{GPU_INSTALL}`"
     if not accelerator.driver:
         return f"the NVIDIA driver is missing ({CUDA_DRIVER} cannot be loaded): install driver 580 or newer"
     if accelerator.devices == 0:

@@ -11,13 +11,14 @@ a newer build of itself stays READY throughout: there is always one of the two t
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from serve.models.config import ModelConfig
 from serve.models.engine_port import LoadedVersion, PublishedModel
 from serve.models.policy import ascending, default_version
 from serve.models.repository import FileStamp
+from serve.traffic import WHOLE_BP, Arm, RoutingSpec
 from serve.types import VersionState
 
 TRANSITIONS: Mapping[VersionState, frozenset[VersionState]] = {
@@ -59,14 +60,17 @@ class VersionStatus:
 class ModelRecord:
     """One model, owned by the event loop.
 
-    served: version -> what answers. labels: as configured, whether their versions serve or not. required: versions that must be READY
-    for the model to be ready; None until a load got as far as knowing them. reason: why no version could even be tried.
+    served: version -> what answers. configured_labels: as the model's configuration says; operator_labels: set while
+    it runs, they win. routing: how requests that name no version are split, None where nothing was set. required: versions that must be
+    READY for the model to be ready; None until a load got as far as knowing them. reason: why no version could even be tried.
     """
 
     name: str
     versions: dict[str, VersionStatus] = field(default_factory=dict)
     served: Mapping[str, Served] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
+    configured_labels: Mapping[str, str] = field(default_factory=dict)
+    operator_labels: Mapping[str, str] = field(default_factory=dict)
+    routing: RoutingSpec | None = None
     required: tuple[str, ...] | None = None
     reason: str = ""
 
@@ -83,23 +87,65 @@ class ModelRecord:
         self.versions = {version: status for version, status in self.versions.items() if version in in_use or version in known}
 
     @property
+    def labels(self) -> Mapping[str, str]:
+        """label -> version, whether that serves or not."""
+        return {**self.configured_labels, **self.operator_labels}
+
+    @property
     def is_ready(self) -> bool:
         """Whether everything required serves, and a request that names no version would be answered."""
         return self.required is not None and all(version in self.served for version in self.required) and self.default_version != ""
 
     @property
     def default_version(self) -> str:
-        """The version for requests that name none; "" when there is none."""
-        return default_version(self.served, self.labels)
+        """The version for requests that name none, under a routing that of its stable arm; "" when there is none."""
+        return _default(routable(self.routing, self.served), self.routing, self.served, self.labels)
 
 
-def publishable(served: Mapping[str, Served], labels: Mapping[str, str]) -> PublishedModel:
+def publishable(served: Mapping[str, Served], labels: Mapping[str, str], routing: RoutingSpec | None) -> PublishedModel:
     """What requests may address of a model of which `served` serves."""
+    possible = routable(routing, served)
     return PublishedModel(
         versions={version: served[version].loaded for version in ascending(served)},
         labels={label: version for label, version in labels.items() if version in served},
-        default_version=default_version(served, labels),
+        default_version=_default(possible, routing, served, labels),
+        routing=possible,
     )
 
 
-__all__ = ["TRANSITIONS", "Build", "ModelRecord", "Served", "VersionStatus", "publishable"]
+def _default(possible: RoutingSpec | None, routing: RoutingSpec | None, served: Mapping[str, Served], labels: Mapping[str, str]) -> str:
+    if possible is not None:
+        return next(arm.version for arm in possible.arms if arm.name == possible.stable)
+    # Under a routing that cannot be followed the latest version is no stand-in: it may be the candidate, which would get everything.
+    return default_version(served, labels) if routing is None else ""
+
+
+def routable(routing: RoutingSpec | None, served: Collection[str]) -> RoutingSpec | None:
+    """What of a routing can be done with the versions that serve: an arm whose version does not serve gives its weight to stable.
+
+    Where stable does not serve, an arm that has most of the requests already gets the rest as well; None where there is no such arm: then
+    requests that name no version are refused.
+    """
+    if routing is None or routing.versions() <= set(served):
+        return routing
+    kept = [arm for arm in routing.arms if arm.version in served]
+    heir = next((arm for arm in kept if arm.name == routing.stable), None)
+    heir = heir or next((arm for arm in kept if arm.weight >= WHOLE_BP // 2), None)
+    if heir is None:
+        return None
+    missing = WHOLE_BP - sum(arm.weight for arm in kept)
+    arms = [Arm(arm.name, arm.version, arm.weight + (missing if arm is heir else 0)) for arm in kept]
+    names = {arm.name for arm in kept}
+    counting = routing.counting
+    is_judged = counting is not None and counting.stable in names and (not counting.candidate or counting.candidate in names)
+    return replace(
+        routing,
+        arms=tuple(arms),
+        stable=heir.name,
+        overrides=tuple(o for o in routing.overrides if o.version in served),
+        shadows=tuple(s for s in routing.shadows if s.version in served),
+        counting=counting if is_judged else None,
+    )
+
+
+__all__ = ["TRANSITIONS", "Build", "ModelRecord", "Served", "VersionStatus", "publishable", "routable"]

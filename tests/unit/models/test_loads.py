@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve.errors import InvalidArgument, NotFound, Unavailable
+from serve.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from serve.types import IndexEntry, VersionState
 from tests.unit.models.bench import Bench, refused, run
 
@@ -202,7 +202,7 @@ def test_a_version_that_somebody_names_is_not_taken_away(bench: Bench) -> None:
         await bench.manager.load_all()
         for version, holder in (("1", "label 'stable'"), ("stable", "label 'stable'"), ("2", "a routing plan")):
             number = "1" if version == "stable" else version
-            text = await refused(bench.manager.unload_version("m", version), InvalidArgument)
+            text = await refused(bench.manager.unload_version("m", version), Conflict)
             assert text == f"failed to unload 'm', version {number}: {holder} names it; point that elsewhere first"
         text = await refused(bench.manager.unload_version("m", "9"), NotFound)
         assert text == "Request for unknown model: 'm' version 9 is not found"
