@@ -8,10 +8,10 @@ PEERS ?= mlserver litserve bentoml
 LOAD_SECONDS ?= 30
 SANITIZERS ?= address,undefined
 
-.PHONY: help setup serve test test-slow check sanitize bench bench-gpu load wheel image fresh protocol clean
+.PHONY: help setup serve test test-slow check sanitize bench bench-gpu bench-judge bench-rollout load wheel image fresh protocol clean
 
 help:
-	@echo 'make serve | test | check | bench | bench-gpu | load | wheel | image | fresh | sanitize | clean; see README.md'
+	@echo 'make serve | test | check | bench | bench-gpu | bench-judge | bench-rollout | load | wheel | image | fresh | sanitize | clean; see README.md'
 
 setup:
 	@PYTHON=$(PYTHON) tools/setup.sh
@@ -37,6 +37,8 @@ check: setup
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/check_nogil.py
 	$(BIN)/python tools/generate_protocol.py --check
+	$(BIN)/python tools/generate_schemas.py --check
+	$(BIN)/python tools/generate_rollout_diagram.py --check
 
 # The native suite under ASan and UBSan; SANITIZERS=thread for TSan.
 sanitize: setup
@@ -52,6 +54,15 @@ bench: setup
 bench-gpu: setup
 	@tools/debian.sh bench
 	$(BIN)/python -m loadtests.bench --device cuda:0 --cases compute images $(ARGS)
+
+# The judge in simulated rollouts: false rollbacks, requests until a bad candidate is taken back; ARGS=--quick. No server involved.
+bench-judge: setup
+	$(BIN)/python -m loadtests.judge $(ARGS)
+
+# Rollouts on running servers under wrk and h2load, 12 minutes; ARGS='split canaries' for some of it, ARGS=--quick for a few of everything.
+bench-rollout: setup
+	@tools/debian.sh bench
+	$(BIN)/python -m loadtests.rollout $(ARGS)
 
 load: setup
 	$(BIN)/python -m loadtests.run --seconds $(LOAD_SECONDS) $(ARGS)

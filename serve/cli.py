@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serve import __version__
-from serve.config import KEYS, Limits, SettingError, field_of, load_settings
+from serve.commands.audit import audit
+from serve.commands.experiment import experiment
+from serve.commands.judge import judge
+from serve.commands.rollout import rollout
+from serve.commands.traffic import label, traffic
+from serve.config import KEYS, Limits, SettingError, environment_name, field_of, load_settings, value_of
 from serve.errors import ConfigurationError, HeadraceError
 
 if TYPE_CHECKING:
@@ -23,6 +28,9 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="A model-serving runtime: ONNX models over HTTP and gRPC, with no Python on the request path.")
+
+for group in (traffic, label, rollout, experiment, judge, audit):
+    app.add_typer(group)
 
 Url = Annotated[str, typer.Option("--url", help="The server's HTTP address.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name.")]
@@ -52,7 +60,7 @@ def serve(paths: list[Path] | None, config: Path | None, **flags: Any) -> None:
     from serve.supervisor import supervise
 
     try:
-        settings = load_settings({"paths": paths or None, **flags}, os.environ, config)
+        settings = load_settings({"paths": paths or None, **flags}, os.environ, config, warn=_warn)
         code = supervise(settings, lambda ready, ports: _show(banner(settings, ready, ports)))
     except SettingError as error:
         _complain(error)
@@ -68,10 +76,11 @@ def _flag_of(key: str) -> inspect.Parameter:
     flag = "--" + key.replace("_", "-")
     is_bool = field.annotation is bool
     shown = str(field.default).lower() if is_bool else field.default
-    default = "" if field.is_required() or field.default is None else f" (default {shown})"
+    default = "" if field.is_required() or field.default is None or key == "io_threads" else f"default {shown}; "
     option = typer.Option(
-        f"{flag}/--no-{flag[2:]}" if is_bool else flag, help=f"{field.description}{default}", metavar=None if is_bool else "VALUE",
-        show_default=False, rich_help_panel="Limits" if KEYS[key] in Limits.model_fields else "Settings")
+        f"{flag}/--no-{flag[2:]}" if is_bool else flag, help=f"{field.description} ({default}{environment_name(key)})",
+        metavar=None if is_bool else value_of(key), show_default=False,
+        rich_help_panel="Limits" if KEYS[key] in Limits.model_fields else "Settings")
     kind: Any = bool if is_bool else str
     return inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
 
@@ -194,6 +203,10 @@ def unload(model: Model, url: Url = DEFAULT_URL) -> None:
 def _show(text: str) -> None:
     with contextlib.suppress(OSError):      # a reader that has left (`| head`) must not stop the service
         print(text, flush=True)
+
+
+def _warn(text: str) -> None:
+    print(f"headrace: {text}", file=sys.stderr)
 
 
 def _complain(error: Exception) -> None:

@@ -4,9 +4,10 @@ Only the command line hands in the environment; nothing else reads it.
 """
 
 import ipaddress
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -24,6 +25,8 @@ MAX_IO_THREADS = 16
 MAX_INSTANCES = 64
 
 _STRICT = ConfigDict(frozen=True, strict=True, extra="forbid")
+# What a container finds in <SERVICE>_PORT for each service of its namespace (docker links: udp, sctp too).
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 _WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
@@ -70,6 +73,7 @@ class Settings(BaseModel):
     not_ready_status: Annotated[Literal[503, 400], Field(description="HTTP status of ready when not; 400 is Triton's habit.")] = 503
     lenient_config: Annotated[bool, Field(description="Warn about unknown keys of config.pbtxt instead of refusing them.")] = False
     state_dir: Annotated[Path, Field(description="Crash marks and what else must outlive a worker.")]
+    webhooks: Annotated[Path | None, Field(description="YAML list of webhooks for changes and verdicts: url, secret_file, types.")] = None
     server_name: Annotated[str, Field(min_length=1, max_length=128, description="Name reported by /v2.")] = "headrace"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Lowest level logged.")] = "info"
     log_format: Annotated[Literal["text", "json"], Field(description="text for people, json for machines.")] = "text"
@@ -104,6 +108,28 @@ def field_of(key: str) -> FieldInfo:
     return Settings.model_fields[name] if name in Settings.model_fields else Limits.model_fields[name]
 
 
+def environment_name(key: str) -> str:
+    """The variable that holds a key of KEYS."""
+    return f"HEADRACE_{key.upper()}"
+
+
+# What --help calls the value of a key whose field's type does not say it.
+_VALUES = {"host": "ADDRESS", "admin_host": "ADDRESS", "device": "auto|cpu|cuda|cuda:N", "state_dir": "DIR", "webhooks": "FILE",
+           "busy_poll_us": "MICROSECONDS|adaptive", "min_body_rate": "BYTES/S"}
+
+
+def value_of(key: str) -> str:
+    """A key's choices or unit, as --help shows them."""
+    field, name = field_of(key), KEYS[key]
+    if key in _VALUES:
+        return _VALUES[key]
+    if get_origin(field.annotation) is Literal:
+        return "|".join(map(str, get_args(field.annotation)))
+    if name.endswith("_port"):
+        return "PORT|none"
+    return "SECONDS" if name.endswith("_s") else "BYTES" if name.endswith("_bytes") else "TEXT" if isinstance(field.default, str) else "N"
+
+
 class SettingError(ConfigurationError):
     """A setting that cannot be honoured. source: "flag", "environment", "file FILE" or "default"; allowed: what would do."""
 
@@ -121,12 +147,14 @@ def instances_on(settings: Settings, on_gpu: bool, cpus: int | None = None) -> i
 
 def load_settings(
     flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None = None, cpus: int | None = None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Settings:
     """Settings from flags (None: not given), environment, YAML file and defaults, the first that names a key winning.
 
+    warn: told what is ignored: variables that Kubernetes makes of a service's name (HEADRACE_METRICS_PORT=tcp://10.0.0.1:8002).
     Raises ConfigurationError: SettingError for a value, naming its source.
     """
-    sources = [("flag", {k: v for k, v in flags.items() if v is not None}), ("environment", _from_environment(environment)),
+    sources = [("flag", {k: v for k, v in flags.items() if v is not None}), ("environment", _from_environment(environment, warn)),
                ("default", _defaults(environment, cpus))]
     if file is not None:
         sources.insert(2, (f"file {file}", _from_file(file)))
@@ -147,9 +175,12 @@ def _nested(values: dict[str, Any]) -> dict[str, Any]:
     return {KEYS[k]: v for k, v in values.items() if KEYS[k] not in limits} | {"limits": limits}
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+def _from_environment(environment: Mapping[str, str], warn: Callable[[str], None]) -> dict[str, Any]:
     # Other HEADRACE_* variables are not ours to refuse: Kubernetes makes some from a service's name.
-    return {k: environment[name] for k in KEYS if (name := f"HEADRACE_{k.upper()}") in environment}
+    found = {k: environment[name] for k in KEYS if (name := environment_name(k)) in environment}
+    for key in [k for k, value in found.items() if k.endswith("_port") and _SERVICE_ADDRESS.match(value)]:
+        warn(f"{environment_name(key)}={found.pop(key)} is ignored: Kubernetes has set it for a service of that name (enableServiceLinks)")
+    return found
 
 
 def _from_file(file: Path) -> dict[str, Any]:
@@ -194,7 +225,7 @@ def _parsed(source: str, key: str, value: Any) -> Any:
         return tuple(Path(p).absolute() for p in paths)
     if not isinstance(value, str):
         return value
-    if key == "state_dir":
+    if key in ("state_dir", "webhooks"):
         return Path(value).absolute()
     field = field_of(key)
     text = value.strip().lower()

@@ -108,14 +108,6 @@ class Drained(BaseModel):
     event: Literal["drained"] = "drained"
 
 
-class Log(BaseModel):
-    """A line for the operator, printed by the supervisor as it is."""
-
-    model_config = _STRICT
-    event: Literal["log"] = "log"
-    text: Annotated[str, Field(max_length=8192)]
-
-
 class Pong(BaseModel):
     """The answer to Ping."""
 
@@ -124,7 +116,7 @@ class Pong(BaseModel):
 
 
 Command = Start | Drain | Ping
-Event = Started | Ready | Failed | Drained | Log | Pong
+Event = Started | Ready | Failed | Drained | Pong
 
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="do")])
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])

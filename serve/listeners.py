@@ -64,13 +64,19 @@ class Listeners:
 def bind_listeners(settings: Settings) -> Listeners:
     """Raises PortInUse, or ConfigurationError for an address that cannot be bound; nothing stays bound then."""
     groups: list[tuple[socket.socket, ...]] = []
+    taken: list[str] = []
     wanted = [("http", settings.host, settings.http_port, settings.io_threads),
               ("grpc", settings.host, settings.grpc_port, settings.io_threads),
               ("metrics", settings.host, settings.metrics_port, 1),
               ("admin", settings.admin_host, settings.admin_port, 1)]
     try:
         for name, host, port, count in wanted:
-            groups.append(() if port is None else _bind_group(name, host, port, count))
+            try:
+                groups.append(() if port is None else _bind_group(name, host, port, count))
+            except PortInUse as error:      # go on: all of them are told at once
+                taken.append(str(error))
+        if taken:
+            raise PortInUse("; ".join(taken))
     except ConfigurationError:
         for one in (s for group in groups for s in group):
             one.close()

@@ -1,4 +1,7 @@
-"""Owns the listening sockets for the life of the service and keeps one worker behind them. No native code, no threads."""
+"""Owns the listening sockets for the life of the service and keeps one worker behind them. No native code, one thread for its lines.
+
+What it has to say goes through a LineWriter: a pipe that nobody empties must not keep it from watching over the worker.
+"""
 
 import contextlib
 import os
@@ -17,9 +20,12 @@ from serve.clock import monotonic_ns
 from serve.config import Settings
 from serve.errors import InternalError
 from serve.listeners import Listeners, Ports, bind_listeners
+from serve.telemetry.line_writer import LineWriter
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _GREETING_S = 10.0
+_LAST_WORDS_S = 1.0
+_STDERR = 2
 
 
 def _worker_command() -> list[str]:
@@ -34,21 +40,25 @@ def supervise(settings: Settings, announce: Callable[[control.Ready, Ports], Non
     started. Call it from the main thread: it handles SIGTERM and SIGINT meanwhile.
     """
     listeners = bind_listeners(settings)
+    lines = LineWriter(_STDERR)
     try:
-        return _Supervisor(settings, listeners, announce, command or _worker_command()).run()
+        return _Supervisor(settings, listeners, announce, command or _worker_command(), lines).run()
     finally:
         listeners.close()
+        lines.close(_LAST_WORDS_S)
 
 
 class _Supervisor:
     def __init__(
         self, settings: Settings, listeners: Listeners, announce: Callable[[control.Ready, Ports], None], command: list[str],
+        lines: LineWriter,
     ) -> None:
         self._settings = settings
         self._listeners = listeners
         self._ports = listeners.ports()
         self._announce = announce
         self._command = command
+        self._lines = lines
         self._state = supervision.State()
         self._worker: _Worker | None = None
         self._selector = selectors.DefaultSelector()
@@ -131,8 +141,6 @@ class _Supervisor:
                 self._step(supervision.WorkerDrained())
             case control.Pong():
                 self._step(supervision.WorkerPong())
-            case control.Log():
-                self._say(event.text)
 
     def _step(self, event: supervision.Event) -> None:
         self._enter(supervision.step(self._state, event, monotonic_ns()))
@@ -179,12 +187,8 @@ class _Supervisor:
             self._worker.close()
             self._worker = None
 
-    @staticmethod
-    def _say(text: str) -> None:
-        try:
-            print(f"headrace: {text}", file=sys.stderr, flush=True)
-        except OSError:
-            return      # whoever read our lines has left; the service goes on
+    def _say(self, text: str) -> None:
+        self._lines.write(f"headrace: {text}\n")
 
 
 class _Worker:

@@ -1,9 +1,9 @@
 """The worker's end of the control channel."""
 
 import asyncio
+import contextlib
 import ctypes
 import os
-import select
 import signal
 import socket
 import stat
@@ -11,7 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
-from serve.control import Drain, Event, Lines, Log, Ping, Pong, Start, Started, decode_command, encode
+from serve.control import Drain, Event, Lines, Ping, Pong, Start, Started, decode_command, encode
 from serve.errors import ConfigurationError, InternalError
 
 _PR_SET_PDEATHSIG = 1
@@ -30,7 +30,6 @@ class WorkerChannel:
 
     def __init__(self, connection: socket.socket, start: Start, lines: Lines, pending: list[bytes]) -> None:
         self.start = start
-        self.n_dropped_logs = 0
         self._connection = connection
         self._lines = lines
         self._pending = pending
@@ -63,15 +62,10 @@ class WorkerChannel:
         return channel
 
     def send(self, event: Event) -> None:
-        """From any thread. A Log is dropped, and counted, when the supervisor does not keep up; other events wait for it."""
-        with self._sending:
-            if isinstance(event, Log) and not select.select([], [self._connection], [], 0)[1]:
-                self.n_dropped_logs += 1
-                return
-            try:
-                self._connection.sendall(encode(event))
-            except (BrokenPipeError, ConnectionResetError):
-                return      # the supervisor is gone, and the kernel is about to end this process too
+        """From any thread. The supervisor reads at once: nothing that it writes makes it wait."""
+        with self._sending, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            # Suppressed: the supervisor is gone, and the kernel is about to end this process too.
+            self._connection.sendall(encode(event))
 
     async def wait_drain(self) -> Drain:
         """The supervisor's order to drain; an immediate one when the supervisor is gone. Call it once."""

@@ -95,7 +95,8 @@ class HttpApi:
     async def _dispatch(self, request: HttpRequest) -> HttpResponse:
         match = self._router.match(request.path)
         if match is None:
-            return json_response(json_shapes.error("Not Found"), 404)
+            hint = ": the API is described at /v2/docs" if request.path == "/" else ""
+            return json_response(json_shapes.error(f"Not Found{hint}"), 404)
         # RFC 9110, 9.3.2: HEAD is GET, and the sender leaves the body out.
         handler = match.targets.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:

@@ -3,27 +3,18 @@
 One Client is one connection: use one for each thread.
 """
 
-import http.client
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
+from serve.client.connection import ClientError, Connection
 from serve.client.tensors import Array, datatype_of, from_bytes, from_json, to_bytes
-from serve.errors import HeadraceError
 from serve.types import IndexEntry, VersionState
 
 _JSON_LENGTH = "Inference-Header-Content-Length"
-
-
-class ClientError(HeadraceError):
-    """The server refused, or could not be understood or reached. status: HTTP status, 0 without an answer; text: the server's own."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(f"{status}: {text}" if status else text)
-        self.status, self.text = status, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +32,7 @@ class Client:
     """`with Client("http://127.0.0.1:8000") as client: client.infer("digits", {"input": rows})`. Every method raises ClientError."""
 
     def __init__(self, url: str = "http://127.0.0.1:8000", timeout_s: float = 60.0) -> None:
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        if parts.scheme != "http" or not parts.hostname:
-            raise ClientError(0, f"{url!r} is no URL like http://127.0.0.1:8000")
-        self.url = f"http://{parts.netloc}"
-        self._prefix = parts.path.rstrip("/")
-        self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout_s)
+        self._connection = Connection(url, timeout_s, 8000)
 
     def __enter__(self) -> Self:
         return self
@@ -114,27 +100,10 @@ class Client:
     def _call(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None,
     ) -> tuple[bytes, dict[str, str]]:
-        # A kept connection may have been closed by the server meanwhile: that much is tried once more, on a new one.
-        kept = self._connection.sock is not None
-        try:
-            try:
-                response = self._send(method, path, body, headers or {})
-            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-                self._connection.close()
-                if not kept:
-                    raise
-                response = self._send(method, path, body, headers or {})
-            content = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
-            raise ClientError(0, f"no answer from {self.url}: {error}") from error
-        if response.status != 200:
-            raise ClientError(response.status, _error_text(content, response.reason))
-        return content, {name.lower(): value for name, value in response.getheaders()}
-
-    def _send(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> http.client.HTTPResponse:
-        self._connection.request(method, self._prefix + path, body, dict(headers))
-        return self._connection.getresponse()
+        answer = self._connection.ask(method, path, body, headers or {})
+        if answer.status != 200:
+            raise ClientError(answer.status, _error_text(answer.content, answer.reason))
+        return answer.content, dict(answer.headers)
 
 
 def _model_path(model: str, version: str | None) -> str:

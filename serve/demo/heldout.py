@@ -42,7 +42,7 @@ def compare(client: Client, repository: Path, model: str, version: str | None, l
     try:
         import onnxruntime
     except ImportError as error:
-        raise ConfigurationError("the comparison runs ONNX Runtime here too: pip install 'headrace[cpu]'") from error
+        raise ConfigurationError("the comparison runs ONNX Runtime here too: pip install onnxruntime") from error
     try:
         with np.load(repository / DIGITS_DATA) as data:
             images, truth = data["images"][:limit], data["labels"][:limit]

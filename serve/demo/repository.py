@@ -23,7 +23,7 @@ def write_demo(folder: Path, say: Callable[[str], None]) -> None:
     """All or nothing: the folder appears when it is complete. Raises ConfigurationError for what is missing or in the way."""
     missing = [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise ConfigurationError(f"the demo needs {', '.join(missing)}: pip install 'headrace[demo]'")
+        raise ConfigurationError(f"the demo needs {', '.join(missing)}: pip install {' '.join(missing)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigurationError(f"{folder} is already there: remove it, or name another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,12 @@
 """Logs: structlog in front, the standard library's handlers behind, so that libraries' records take the same way out.
 
 One line a record: JSON, or coloured text on a terminal. Levels are switched one by one, as the logging extension wants them (errors off and
-informational records on is a legal choice), by one filter on the one handler.
+informational records on is a legal choice), by one filter on the one handler. Whoever logs never waits for whoever reads (line_writer).
 """
 
+import io
 import logging
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
 
@@ -13,8 +14,13 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from serve.telemetry.line_writer import LineWriter
+
 LogFormat = Literal["default", "ISO8601"]
 LOG_FORMATS: Final = ("default", "ISO8601")
+
+# How long the end of the process waits for a reader.
+CLOSE_TIMEOUT_S: Final = 2.0
 
 # What verbose level 2 adds to level 1: records below DEBUG, which some libraries make.
 TRACE: Final = 5
@@ -59,9 +65,12 @@ class LogSettings(BaseModel):
 class Logs:
     """The process's log output. Made once, by `configure_logs`; settings may be replaced at any time, from any thread."""
 
-    def __init__(self, settings: LogSettings, handler: logging.Handler, root: logging.Logger) -> None:
+    def __init__(
+        self, settings: LogSettings, handler: logging.Handler, root: logging.Logger, writer: LineWriter | None = None,
+    ) -> None:
         self._settings = settings
         self._handler = handler
+        self._writer = writer
         self._root = root
         self._previous = (list(root.handlers), root.level)
         handler.addFilter(self._is_enabled)
@@ -79,11 +88,13 @@ class Logs:
         self._root.setLevel(settings.lowest_level)
 
     def close(self) -> None:
-        """Give the standard library's root logger back as it was, and structlog its defaults."""
+        """Give the standard library's root logger back as it was, structlog its defaults, and write what waits, within CLOSE_TIMEOUT_S."""
         self._root.handlers[:], level = self._previous
         self._root.setLevel(level)
         self._handler.close()
         structlog.reset_defaults()
+        if self._writer is not None:
+            self._writer.close(CLOSE_TIMEOUT_S)
 
     def timestamp(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         """Processor: when the record was made, in UTC (RFC 3339)."""
@@ -99,11 +110,17 @@ class Logs:
 def configure_logs(settings: LogSettings, stream: TextIO, *, style: Literal["auto", "json", "console"] = "auto") -> Logs:
     """Send every log record of the process to one stream.
 
-    style: "auto" is console on a terminal and JSON elsewhere.
+    style: "auto" is console on a terminal and JSON elsewhere. A stream with a descriptor is written by a thread of its own.
     """
     is_console = style == "console" or (style == "auto" and stream.isatty())
-    handler = logging.StreamHandler(stream)
-    logs = Logs(settings, handler, logging.getLogger())
+
+    def describe(n_dropped: int) -> str:
+        return handler.format(logging.LogRecord(
+            __name__, logging.WARNING, __file__, 0, "%d log lines dropped: nobody read them in time", (n_dropped,), None))
+
+    writer = _line_writer(stream, describe)
+    handler: logging.Handler = logging.StreamHandler(writer or stream)
+    logs = Logs(settings, handler, logging.getLogger(), writer)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -128,6 +145,14 @@ def configure_logs(settings: LogSettings, stream: TextIO, *, style: Literal["aut
         cache_logger_on_first_use=False,
     )
     return logs
+
+
+def _line_writer(stream: TextIO, describe: Callable[[int], str]) -> LineWriter | None:
+    """None for a stream in memory, which nobody can block."""
+    try:
+        return LineWriter(stream.fileno(), describe)
+    except io.UnsupportedOperation:
+        return None
 
 
 def _renderers(is_console: bool, stream: TextIO) -> list[Processor]:

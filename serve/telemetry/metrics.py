@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from serve.telemetry.buckets import BATCH_TARGETS, DURATION_TARGETS
 from serve.telemetry.facts import RuntimeFacts
 from serve.telemetry.families import Distribution, Family, HistogramSample, Sample, Scalar
+from serve.telemetry.routing_metrics import RoutingCollector
 from serve.telemetry.triton_metrics import TRITON_FAMILIES
 from serve.types import VersionStatistics
 
@@ -96,9 +97,10 @@ def _families(versions: list[VersionStatistics], facts: list[RuntimeFacts]) -> I
     yield from (family.family(versions) for family in TRITON_FAMILIES)
 
 
-def metrics_registry(collector: HeadraceCollector) -> CollectorRegistry:
-    """A registry of our own with the collector and the process's CPU time, memory and file descriptors (`process_*`)."""
+def metrics_registry(*collectors: HeadraceCollector | RoutingCollector) -> CollectorRegistry:
+    """A registry of our own with the collectors and the process's CPU time, memory and file descriptors (`process_*`)."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    registry.register(collector)
+    for collector in collectors:
+        registry.register(collector)
     return registry

@@ -1,6 +1,8 @@
 """HTTP/1.1 against a running server, byte by byte."""
 
 import gzip
+import socket
+import struct
 import zlib
 
 import numpy as np
@@ -253,6 +255,10 @@ def test_connection_that_goes_away_frees_its_queue_place(server: RunningServer) 
         # Answered by the same thread, behind the other.
         with Http1Connection(server.http) as other:
             assert other.request("GET", LIVE).status == 200
+        # A plain close looks like a client that has only said all it had to say, and is found out a second later (test_half_close).
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with Http1Connection(server.http) as other:
+        assert other.request("GET", LIVE).status == 200
     pair = [Http1Connection(server.http) for _ in range(2)]
     for value, one in enumerate(pair):
         one.send(request_bytes("POST", "/v2/models/waits/infer", json_request(np.full(1, value, np.float32))))

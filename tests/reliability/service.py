@@ -27,9 +27,15 @@ def eventually(condition: Callable[[], object], within_s: float, what: str) -> N
 
 
 class Service:
-    """One supervisor with its worker. folder: for its state and its log. descriptors: its limit of open files."""
+    """One supervisor with its worker. folder: for its state and its log.
 
-    def __init__(self, folder: Path, *arguments: str, environment: dict[str, str] | None = None, descriptors: int | None = None) -> None:
+    descriptors: its limit of open files. log_to: a descriptor for its log instead of the file.
+    """
+
+    def __init__(
+        self, folder: Path, *arguments: str, environment: dict[str, str] | None = None, descriptors: int | None = None,
+        log_to: int | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.state = folder / "state"
         self.log = folder / "log"
@@ -39,7 +45,8 @@ class Service:
         if descriptors is not None:
             command = ["prlimit", f"--nofile={descriptors}:{descriptors}", *command]
         with self.log.open("wb") as sink:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=sink, env=environment)
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=sink if log_to is None else log_to,
+                                            env=environment)
         self.supervisor = psutil.Process(self.process.pid)
 
     def wait_ready(self) -> None:

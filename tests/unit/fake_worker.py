@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 
-from serve.control import Drained, Event, Failed, InputLine, Log, ModelLine, Pong, Ready
+from serve.control import Drained, Event, Failed, InputLine, ModelLine, Pong, Ready
 from serve.worker_channel import WorkerChannel
 
 READY = Ready(models=(ModelLine(name="m", versions=("1",), inputs=(InputLine(name="x", datatype="FP32", shape=(-1, 2)),)),))
@@ -14,7 +14,7 @@ READY = Ready(models=(ModelLine(name="m", versions=("1",), inputs=(InputLine(nam
 
 async def serve_until_drained(channel: WorkerChannel) -> None:
     order = await channel.wait_drain()
-    channel.send(Log(text=f"order {order.pre_stop_delay_s:g} {order.timeout_s:g}"))
+    print(f"order {order.pre_stop_delay_s:g} {order.timeout_s:g}", file=sys.stderr, flush=True)
     channel.send(Drained())
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from serve import __version__, cli, supervisor
 from serve.banner import banner
-from serve.config import KEYS, Settings, load_settings
+from serve.config import KEYS, Settings, environment_name, load_settings
 from serve.control import InputLine, ModelLine, Ready
 from serve.errors import ConfigurationError
 from serve.listeners import PortInUse, Ports
@@ -222,3 +222,21 @@ def test_init_makes_an_empty_repository(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert f"headrace serve {tmp_path / 'r'}" in result.output
     assert list((tmp_path / "r").iterdir()) == []
+
+
+def test_help_of_serve_names_variables_choices_and_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = run("serve", "--help").output
+    for key in KEYS:
+        if key != "paths":
+            assert environment_name(key) in text
+    for shown in ("PORT|none", "BYTES/S", "SECONDS", "debug|info|warning|error", "none|explicit"):
+        assert shown in text
+    assert "(default 8000; HEADRACE_HTTP_PORT)" in text
+
+
+def test_what_is_ignored_is_said(supervised: list[Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_METRICS_PORT", "tcp://10.0.0.1:8002")
+    assert "headrace: HEADRACE_METRICS_PORT=tcp://10.0.0.1:8002 is ignored" in run("serve", "m").output
+    (settings,) = supervised
+    assert settings.metrics_port == 8002

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from serve.config import KEYS, SettingError, Settings, instances_on, load_settings
+from serve.config import KEYS, SettingError, Settings, instances_on, load_settings, value_of
 from serve.cpus import available_cpus
 from serve.errors import ConfigurationError
 
@@ -61,7 +61,7 @@ def test_strings_mean_the_same_from_everywhere(key: str, text: str, value: objec
     ("http_port", "-1", "greater than or equal to 0"),
     ("http_port", "8e3", "an integer or none"),
     ("http_port", "", "an integer"),
-    ("http_port", "tcp://10.0.0.1:8000", "an integer or none"),
+    ("http_port", "10.0.0.1:8000", "an integer or none"),
     ("io_threads", "0", "greater than or equal to 1"),
     ("io_threads", "1_0", "an integer"),
     ("device", "gpu", "pattern"),
@@ -186,3 +186,22 @@ def test_the_defaults_fit_the_machine_and_the_limits(cpus: int, io_threads: int,
     settings = load_settings({"paths": ["m.onnx"]}, {}, cpus=cpus)
     assert settings.io_threads == io_threads
     assert instances_on(settings, on_gpu=False, cpus=cpus) == instances
+
+
+def test_what_kubernetes_makes_of_a_services_name_is_no_setting() -> None:
+    """A service called headrace-metrics puts its address into every container of the namespace under the name of our setting."""
+    warned: list[str] = []
+    environment = {"HEADRACE_METRICS_PORT": "tcp://10.0.0.1:8002", "HEADRACE_PORT": "tcp://10.0.0.1:8000", "HEADRACE_HTTP_PORT": "9000"}
+    settings = load_settings({"paths": ["m.onnx"]}, {"HOME": "/home/x", **environment}, warn=warned.append)
+    assert (settings.metrics_port, settings.http_port) == (8002, 9000)
+    assert [text.split(" is ignored")[0] for text in warned] == ["HEADRACE_METRICS_PORT=tcp://10.0.0.1:8002"]
+    with pytest.raises(SettingError, match="must be an integer"):
+        load(environment={"HEADRACE_METRICS_PORT": "tcp:8002"})
+
+
+@pytest.mark.parametrize(("key", "shown"), [
+    ("http_port", "PORT|none"), ("not_ready_status", "503|400"), ("log_level", "debug|info|warning|error"), ("max_body_bytes", "BYTES"),
+    ("drain_timeout", "SECONDS"), ("busy_poll_us", "MICROSECONDS|adaptive"), ("io_threads", "N"), ("server_name", "TEXT"),
+    ("model_control", "none|explicit"), ("state_dir", "DIR")])
+def test_values_are_shown_with_their_choices_or_unit(key: str, shown: str) -> None:
+    assert value_of(key) == shown

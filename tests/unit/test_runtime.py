@@ -72,7 +72,7 @@ def test_both_distributions_are_refused_with_the_way_out(installed):
 @pytest.mark.parametrize("names", [(), ("onnxruntime",)])
 def test_no_library_says_what_to_install(installed, names):
     installed(*names)
-    with pytest.raises(ConfigurationError, match=r"pip install 'headrace\[cpu\]'"):
+    with pytest.raises(ConfigurationError, match=r"pip install onnxruntime`, with a GPU `pip install 'onnxruntime-gpu\[cuda,cudnn\]'"):
         runtime.find_library()
 
 
@@ -86,7 +86,7 @@ def test_device_of_a_setting(setting, accelerator, device):
 
 
 @pytest.mark.parametrize(("setting", "accelerator", "text"), [
-    ("cuda", NO_PROVIDER, r"this ONNX Runtime has no CUDA provider: .*headrace\[gpu\]"),
+    ("cuda", NO_PROVIDER, r"this ONNX Runtime has no CUDA provider: .*onnxruntime-gpu\[cuda,cudnn\]"),
     ("cuda:0", NO_DRIVER, r"the NVIDIA driver is missing .*580"),
     ("cuda", NO_DEVICE, "no GPU is visible"),
     ("cuda:2", GPU, r"this machine has 2 GPU\(s\)"),
@@ -152,7 +152,7 @@ def test_cuda_is_loaded_in_order_from_the_wheels_where_they_are(tmp_path):
     (Loader(absent="libcuda.so.1"), "the NVIDIA driver cannot be loaded .*580 or newer"),
     (Loader(version=12040), r"speaks CUDA 12\.4; ONNX Runtime needs 13\.0: install driver 580 or newer"),
     (Loader(status=999), "does not answer .error 999"),
-    (Loader(absent="libcublasLt.so.13"), r"CUDA library libcublasLt\.so\.13 cannot be loaded .*headrace\[gpu\]"),
+    (Loader(absent="libcublasLt.so.13"), r"CUDA library libcublasLt\.so\.13 cannot be loaded .*onnxruntime-gpu\[cuda,cudnn\]"),
 ])
 def test_what_cuda_lacks_is_an_error_of_one_line(tmp_path, loader, text):
     with pytest.raises(ConfigurationError, match=text) as caught:

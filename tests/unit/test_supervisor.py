@@ -154,7 +154,7 @@ def run(configured: Settings, on_ready: list[tuple[Ready, Ports]] | None = None)
 def test_a_drained_worker_ends_the_service_with_0(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     assert run(settings(tmp_path, "drains", drain_timeout="7", pre_stop_delay="0.5")) == 0
-    assert "headrace: order 0.5 7" in capfd.readouterr().err
+    assert "order 0.5 7" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -244,6 +244,9 @@ def test_all_sockets_of_a_port_share_it_and_nobody_else_does(tmp_path: Path) -> 
         assert not any(s.getblocking() for s in listeners.http)
         with pytest.raises(PortInUse, match=f"http port {ports.http} on 127.0.0.1 is in use; choose another with --http-port"):
             bind_listeners(configured.model_copy(update={"http_port": ports.http}))
+        # All that are in use are told at once.
+        with pytest.raises(PortInUse, match=f"http port {ports.http} on .*; metrics port {ports.metrics} on .* --metrics-port"):
+            bind_listeners(configured.model_copy(update={"http_port": ports.http, "metrics_port": ports.metrics}))
         # All of them are served: the kernel spreads by connection.
         clients = [socket.create_connection(("127.0.0.1", ports.http or 0)) for _ in range(64)]
         accepted = [_accept_all(s) for s in listeners.http]

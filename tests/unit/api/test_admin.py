@@ -17,7 +17,7 @@ from tests.unit.api.fakes import FakeModels
 @pytest.fixture
 def admin(models: FakeModels, readiness: Readiness, settings: ApiSettings, logs: Logs) -> httpx.AsyncClient:
     app = admin_app(models, readiness, settings)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://admin")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://127.0.0.1:8003")
 
 
 async def get(admin: httpx.AsyncClient, path: str) -> tuple[int, Any]:
@@ -59,7 +59,7 @@ async def test_the_document_is_there_and_the_pages_that_load_scripts_from_elsewh
     assert missing == [404, 404, 404]
 
 
-async def test_errors_have_the_shape_of_the_data_ports(admin: httpx.AsyncClient, models: FakeModels, log_stream: io.StringIO) -> None:
+async def test_errors_are_problem_documents(admin: httpx.AsyncClient, models: FakeModels, log_stream: io.StringIO) -> None:
     async with admin:
         missing = await admin.get("/admin/v1/nothing")
         wrong_verb = await admin.post("/admin/v1/models")
@@ -67,11 +67,12 @@ async def test_errors_have_the_shape_of_the_data_ports(admin: httpx.AsyncClient,
         unavailable = await admin.get("/admin/v1/models")
         models.failure = RuntimeError("the secret")
         fault = await admin.get("/admin/v1/models")
-    assert (missing.status_code, missing.json()) == (404, {"error": "Not Found"})
-    assert (wrong_verb.status_code, wrong_verb.json()) == (405, {"error": "Method Not Allowed"})
+    answers = (missing, wrong_verb, unavailable, fault)
+    assert {answer.headers["content-type"] for answer in answers} == {"application/problem+json"}
+    assert [answer.json()["status"] for answer in answers] == [answer.status_code for answer in answers] == [404, 405, 503, 500]
+    assert missing.json() == {"type": "about:blank", "title": "Not Found", "status": 404, "detail": "Not Found"}
     assert wrong_verb.headers["allow"] == "GET"
-    assert (unavailable.status_code, unavailable.json()) == (503, {"error": "draining"})
-    assert fault.status_code == 500
+    assert unavailable.json() == {"type": "urn:headrace:problem:unavailable", "title": "Unavailable", "status": 503, "detail": "draining"}
     (record,) = [record for record in map(json.loads, log_stream.getvalue().splitlines()) if record["logger"] == "serve.api"]
-    assert record["error_id"] in fault.json()["error"]
+    assert record["error_id"] in fault.json()["detail"]
     assert "secret" not in fault.text

@@ -251,11 +251,15 @@ async def test_an_unknown_model_version_or_label(http: HttpApi, path: str) -> No
 
 
 @pytest.mark.parametrize("path", [
-    "/", "/v2/", "/v1/models", "/v2/models/", "/v2/models//config", "/v2/models/m/versions/", "/v2/models/m/nothing", "/v2/health",
+    "/v2/", "/v1/models", "/v2/models/", "/v2/models//config", "/v2/models/m/versions/", "/v2/models/m/nothing", "/v2/health",
     "/metrics",
 ])
 async def test_no_route(http: HttpApi, path: str) -> None:
     assert await ask(http, "GET", path) == (404, {"error": "Not Found"})
+
+
+async def test_the_root_says_where_to_look(http: HttpApi) -> None:
+    assert await ask(http, "GET", "/") == (404, {"error": "Not Found: the API is described at /v2/docs"})
 
 
 async def test_a_name_that_is_not_utf8(http: HttpApi) -> None:

@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from serve.telemetry.line_writer import MAX_LINES
 from serve.telemetry.logs import TRACE, Logs, LogSettings, configure_logs
 
 LEVELS = {"trace": TRACE, "debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR,
@@ -149,3 +151,21 @@ def test_close_gives_the_root_logger_back() -> None:
 def test_settings_are_strict(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         LogSettings(**bad)
+
+
+def test_nobody_waits_for_a_reader_that_does_not_read() -> None:
+    """The line about what is missing is a record like others."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream:
+        logs = configure_logs(LogSettings(), stream, style="json")
+        for _ in range(MAX_LINES + 2000):
+            logging.getLogger("library").warning("again")
+        data = b""
+        while b"dropped" not in data:
+            data += os.read(reader, 1 << 16)
+        logs.close()
+    found = json.loads(next(line for line in data.decode().splitlines() if "dropped" in line))
+    assert found["event"].endswith(" log lines dropped: nobody read them in time")
+    assert (found["level"], found["logger"]) == ("warning", "serve.telemetry.logs")
+    assert 0 < int(found["event"].split()[0]) <= 2000
+    os.close(reader)
