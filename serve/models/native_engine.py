@@ -3,7 +3,6 @@
 import logging
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -36,7 +35,7 @@ class NativeEngine:
         self._pools: dict[str, InstancePool] = {}
         self._plans: dict[str, _InForce] = {}
         self._replaced: dict[str, list[NativePlan]] = {}
-        self._finished: dict[str, deque[PlanReading]] = {}
+        self._finished: dict[str, list[PlanReading]] = {}
         self._units: dict[str, UnitMemory] = {}
         self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -112,7 +111,9 @@ class NativeEngine:
             if self._table.holds(plan):
                 counting.append(plan)
             else:
-                self._finished.setdefault(model, deque(maxlen=GENERATIONS_KEPT)).append(plan.read(True))
+                # A generation that was built several times is one reading, so that it leaves as a whole.
+                finished = merged_readings([*self._finished.get(model, ()), plan.read(True)])
+                self._finished[model] = finished[-GENERATIONS_KEPT:]
         self._replaced[model] = counting
 
     def units(self, rollout: str) -> UnitMemory:

@@ -36,7 +36,10 @@ ArmName = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")]
 
 
 class VariantDoc(BaseModel):
-    """An arm of the plan. Weight 0 means no request at all; keep an arm at 0 rather than remove it, so that no other unit moves."""
+    """An arm of the plan. Weight 0 means no request at all; keep an arm at 0 rather than remove it, so that no other unit moves.
+
+    Two variants divide the units by `u < w`, more by rendezvous: going from two to more draws everybody anew. List them all from the start.
+    """
 
     model_config = _STRICT
     version: Version

@@ -80,7 +80,7 @@ class RoutingService:
 
     def pinned(self, model: str) -> frozenset[str]:
         """Versions of a model that must stay loaded."""
-        return self._board.pinned(model) | self._rollouts.pinned(model)
+        return self._board.pinned(model) | self._rollouts.pinned(model) | self._experiments.pinned(model)
 
     def readings(self, model: str) -> Sequence[PlanReading]:
         """What was counted under each generation that is still known, the newest last."""

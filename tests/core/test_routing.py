@@ -195,13 +195,13 @@ def test_keys_of_one_request_do_not_stay_for_the_next(loop: Routed) -> None:
 
 
 def test_more_parameters_than_are_kept(loop: Routed) -> None:
-    """32 are kept. Of JSON the first ones; a protobuf map has no order."""
-    kept, left = Override(Source("parameter", "p31"), "x", "2"), Override(Source("parameter", "p32"), "x", "3")
+    """256 are kept. Of JSON the first ones; a protobuf map has no order."""
+    kept, left = Override(Source("parameter", "p255"), "x", "2"), Override(Source("parameter", "p256"), "x", "3")
     loop.publish(spec_of({"1": 10_000}, overrides=(kept, left)))
-    parameters = {f"p{i}": "-" for i in range(31)}
+    parameters = {f"p{i}": "-" for i in range(255)}
     for protocol in ("json", "grpc"):
-        assert origin(loop.ask(protocol, parameters={**parameters, "p31": "x"}))[0] == "2"
-    assert origin(loop.ask("json", parameters={**parameters, "p31": "-", "p32": "x"}))[0] == "1"
+        assert origin(loop.ask(protocol, parameters={**parameters, "p255": "x"}))[0] == "2"
+    assert origin(loop.ask("json", parameters={**parameters, "p255": "-", "p256": "x"}))[0] == "1"
     assert loop.ask("grpc", parameters={f"p{i}": "-" for i in range(500)}).status == 200
 
 

@@ -294,7 +294,9 @@ cdef void pool_finish(Pool* pool, Batch* batch) noexcept nogil:
 cdef bint pool_has_spare(Pool* pool, const Version* version) noexcept nogil:
     cdef bint spare
     mutex_lock(&pool.lock)
-    spare = pool.active == NULL and pool.shadow_runs == 0 and version.n_free and (pool.idle or (version.may_inline and not version.running))
+    # One idle thread is left for clients, where there is more than one.
+    spare = pool.active == NULL and pool.shadow_runs == 0 and version.n_free and (
+        pool.idle > (pool.n_threads > 1) or (version.may_inline and not version.running))
     mutex_unlock(&pool.lock)
     return spare
 
@@ -307,10 +309,13 @@ cdef bint pool_is_wanted(Pool* pool) noexcept nogil:
 
 
 cdef bint pool_cancel(Pool* pool, Request* request) noexcept nogil:
-    cdef bint queued
+    cdef bint queued, nudge
     mutex_lock(&pool.lock)
     queued = request.bucket != NULL
     if queued:
         dequeue(pool, request)
+    nudge = queued and pool.idle and has_work(pool)         # shadows, which waited for it
     mutex_unlock(&pool.lock)
+    if nudge:
+        condition_signal(&pool.wake)
     return queued

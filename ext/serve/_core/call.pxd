@@ -85,6 +85,7 @@ cdef struct Request:
     Version* version                # routed to; valid while pins is held
     Routed routed                   # by which plan, to which arm
     ShadowCopy* shadow              # in the arena; NULL: not sampled
+    bint counted                    # by its arm, ahead of its return. Only the I/O thread touches it
     Pins* pins
     # Guarded by the pool's lock.
     void* bucket                    # batcher.Bucket; not NULL while queued
@@ -143,6 +144,7 @@ cdef struct Call:
     uint64_t deadline_ns            # grpc-timeout, x-request-timeout-ms
     Slice request_id                # x-request-id, or ours
     bint keep_alive
+    bint takes_interim              # HTTP/1.1, by a client that did not ask us to close
     uint64_t t_opened               # first byte of the call
     uint64_t t_received             # and of the inference: a stream's last message
     size_t received                 # bytes of the body, as they came

@@ -164,6 +164,7 @@ cdef Call* call_new(Connection* connection, uint64_t now) noexcept nogil:
     call.reply_json_length = -1
     call.requests_tail = &call.requests
     call.keep_alive = True
+    call.takes_interim = False
     call.t_opened = call.t_received = call.t_grown = now
     return call
 
@@ -370,6 +371,7 @@ cdef Request* request_new(CallPool* pool) noexcept nogil:
     request.infer.has_id = False                        # no earlier user's, should this one never be decoded
     memset(&request.routed, 0, sizeof(Routed))
     request.shadow = NULL
+    request.counted = False
     request.t_started = 0
     return request
 

@@ -154,7 +154,8 @@ cdef int begin_call(Connection* connection, const Head* head) noexcept nogil:
             http1_refuse(connection, 431, b"header fields: more than 100, or more than 65536 bytes")
             return 0
     call.is_grpc = False                                # gRPC needs HTTP/2; here the header means nothing
-    call.keep_alive = head.keep_alive and head.minor == 1       # 1.0 clients would wait for a confirmation, or for the end
+    # 1.0 clients would wait for a confirmation, or for the end.
+    call.keep_alive = call.takes_interim = head.keep_alive and head.minor == 1
     call.content_length = head.content_length
     connection.receiving = call
     connection.chunked = head.chunked
@@ -356,10 +357,12 @@ cdef int http1_probe(Connection* connection) noexcept nogil:
     """Once, behind the answers that were ready when the peer shut its side: an interim answer, which every client of HTTP/1.1 takes (RFC
     9110, 15.2). From a socket that is closed for good a reset comes back, and what is queued for it is taken back at once.
 
-    Clients of 1.0, and who asked us to close, would take it for the answer, or might: they are left alone.
+    Clients of 1.0, and who asked us to close, would take it for the answer, or might: -1, their end is taken for a farewell.
     """
-    if connection.probed or connection.calls == NULL or connection.calls.ended or not connection.calls.keep_alive:
+    if connection.probed or connection.calls == NULL or connection.calls.ended:
         return 0
+    if not connection.calls.takes_interim:
+        return -1
     connection.probed = True
     return put(&connection.out, b"HTTP/1.1 100 Continue\r\n\r\n")
 

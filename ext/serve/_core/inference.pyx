@@ -1,4 +1,5 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libcpp.atomic cimport memory_order_seq_cst
 
 from serve._core.answering cimport answer, refuse
 from serve._core.batch_queue cimport Pool, pool_cancel, pool_finish, pool_nudge, pool_submit, pool_take_inline
@@ -32,13 +33,16 @@ cdef enum:
 
 cdef bint has_room(void* owner) noexcept nogil:
     cdef IoThread* io = <IoThread*>owner
-    cdef uint64_t held = 0
+    cdef uint64_t held = 0, of_shadows = 0
     cdef int i
     for i in range(io.shared.n_threads):
         held += counter_read(&io.shared.counters[i].held_bytes)
+        of_shadows += counter_read(&io.shared.counters[i].shadow_bytes)
     if held <= io.shared.limits.max_in_flight:
         return True
-    if io.shadows != NULL and held - shadow_make_room(io) <= io.shared.limits.max_in_flight:
+    # No client is refused for shadows, which are an eighth at most: ours make way, those of other threads do not count.
+    shadow_make_room(io)
+    if held - min(of_shadows, held) <= io.shared.limits.max_in_flight:
         return True
     counter_add(&io.counters.refused_in_flight, 1)
     return False
@@ -100,6 +104,9 @@ cdef void submit(IoThread* io, Call* call, Request* request, size_t received) no
     counter_add(&io.counters.held_bytes, request.held_bytes)
     call_release_held(call, received)
     call_attach(call, request)
+    # Not the turn's: a turn reads for milliseconds, and what is published is to hold for the very next request. A swap after this load
+    # finds the reader in this same turn.
+    io.snapshot = io.table.load(memory_order_seq_cst)
     pins = &io.snapshot.pins[io.index]
     counter_add(&pins.taken, 1)
     request.pins = pins
@@ -245,20 +252,20 @@ cdef void check_result(IoThread* io, Request* request, uint64_t now) noexcept no
              io.shared.limits.max_in_flight)
 
 
-cdef int routed_outcome(const Request* request, uint64_t now) noexcept nogil:
-    """What it says about the version. A run that failed is an error whoever gave the input, so is one that the deadline found running;
-    a full queue, a deadline in it, no room for the answer and a client that left are not.
+cdef int routed_outcome(const Request* request, bint run_failed, uint64_t now) noexcept nogil:
+    """What it says about the version. A run that failed is an error whoever gave the input and whoever has left since, so is one that the
+    deadline found running; a full queue, a deadline in it and no room for the answer are not.
     """
-    cdef int kind = request.failure.kind
-    if kind == OK:
+    if request.failure.kind == OK:
         return ROUTED_SUCCESS
-    if request.t_started == 0 or kind == CANCELLED or kind == UNAVAILABLE:
+    if request.t_started == 0 or request.failure.kind == CANCELLED:
         return ROUTED_REFUSED
-    return ROUTED_ERROR if request.call != NULL or is_past_deadline(request, now) else ROUTED_REFUSED
+    return ROUTED_ERROR if run_failed or is_past_deadline(request, now) else ROUTED_REFUSED
 
 
 cdef void dispatch_done(IoThread* io, Request* request, uint64_t now) noexcept nogil:
     cdef VersionStats* stats
+    cdef bint run_failed = request.failure.kind != OK
     cdef int kind
     if is_shadow(request):
         shadow_done(io, request)
@@ -268,7 +275,8 @@ cdef void dispatch_done(IoThread* io, Request* request, uint64_t now) noexcept n
         check_result(io, request, now)
     kind = request.failure.kind
     io.n_lent -= 1
-    count_routed(request, routed_outcome(request, now), since(now, request.t_received), io.index)
+    if not request.counted:
+        count_routed(request, routed_outcome(request, run_failed, now), since(now, request.t_received), io.index)
     if stats != NULL:
         counter_add(&stats.completed, 1)
     if kind == OK:
@@ -382,6 +390,9 @@ cdef void answer_ahead(IoThread* io, Request* request) noexcept nogil:
     call.requests = NULL
     call.requests_tail = &call.requests
     call.n_requests = 0
+    # Now, and not when it is back: a version that hangs must not go uncounted.
+    count_routed(request, ROUTED_ERROR, 0, io.index)
+    request.counted = True
     note_origin(call, request)
     refuse(io, call, DEADLINE_EXCEEDED, b"Request timeout expired")
 

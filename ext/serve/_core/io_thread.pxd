@@ -24,6 +24,7 @@ cdef struct IoCounters:
     uint64_t inline_batches
     uint64_t polls                      # waits that ended while busy-polling
     uint64_t held_bytes                 # bodies of requests in flight, and answers that are not sent
+    uint64_t shadow_bytes               # of them, of requests that are shadows now
 
 cdef struct Shared:
     # One per server; set before the threads start, but for the atomics in Server.

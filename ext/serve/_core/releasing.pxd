@@ -10,4 +10,6 @@ cdef inline void request_release(IoThread* io, Request* request) noexcept nogil:
         counter_publish(&request.pins.dropped, 1)
         request.pins = NULL
     counter_set(&io.counters.held_bytes, counter_read(&io.counters.held_bytes) - request.held_bytes)
+    if request.shadow != NULL and request.shadow.is_shadow:
+        counter_set(&io.counters.shadow_bytes, counter_read(&io.counters.shadow_bytes) - request.held_bytes)
     request_free(&io.calls, request)

@@ -9,7 +9,7 @@ for every change.
 from libc.math cimport log
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
-from libcpp.atomic cimport memory_order_relaxed
+from libcpp.atomic cimport memory_order_relaxed, memory_order_seq_cst
 
 from serve._core.counters cimport counter_add, counter_read, counter_set
 from serve._core.hash cimport hash64
@@ -195,7 +195,7 @@ cdef void lengthen_streak(Plan* plan) noexcept nogil:
 
 cdef void tell_judge(Plan* plan) noexcept nogil:
     """Once until it looks: an error costs a system call only when nobody is on the way already."""
-    if plan.wake_fd >= 0 and not plan.is_told.exchange(1, memory_order_relaxed):
+    if plan.wake_fd >= 0 and not plan.is_told.exchange(1, memory_order_seq_cst):
         wake(plan.wake_fd)
 
 

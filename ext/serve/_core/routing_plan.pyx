@@ -1,7 +1,7 @@
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
-from libcpp.atomic cimport memory_order_relaxed
+from libcpp.atomic cimport memory_order_relaxed, memory_order_seq_cst
 
 from serve._core.compare cimport comparison_free, comparison_new
 from serve._core.counters cimport counter_read
@@ -220,7 +220,7 @@ cdef class NativePlan:
     def read(self, is_final=False):
         """serve.traffic.PlanReading of the counters now; is_final: nothing will be counted any more (ModelTable.holds says so)."""
         cdef Plan* plan = self.plan
-        plan.is_told.store(0, memory_order_relaxed)         # before the counters are read: what comes after is told again
+        plan.is_told.exchange(0, memory_order_seq_cst)      # before the counters are read: what comes after is told again
         return PlanReading(
             model=self.model, generation=plan.generation,
             arms=tuple([read_arm(&plan.arms[i], plan.n_bins) for i in range(plan.n_variants + N_SPECIAL_ARMS)]),

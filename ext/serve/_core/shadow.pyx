@@ -92,7 +92,10 @@ cdef bint shadow_keep(IoThread* io, Request* request) noexcept nogil:
     if io.phase.load(memory_order_acquire):
         counter_add(&stats.dropped_gone, 1)
         return False
-    if copy.primary == NULL or not has_place(io, request):
+    if copy.primary == NULL:                                # its client left before it ran, or it lacks what would be compared
+        counter_add(&stats.dropped_gone, 1)
+        return False
+    if not has_place(io, request):
         counter_add(&stats.dropped_capacity, 1)
         return False
     copy.is_shadow = True
@@ -103,6 +106,7 @@ cdef bint shadow_keep(IoThread* io, Request* request) noexcept nogil:
     buffer_free(&request.reply)
     counter_add(&io.counters.held_bytes, request.arena.total)
     request.held_bytes += request.arena.total               # what was decoded, and what is kept of the answer
+    counter_add(&io.counters.shadow_bytes, request.held_bytes)
     io.shadow_bytes += request.held_bytes
     io.n_shadows_waiting += 1
     request.next = NULL
@@ -201,7 +205,8 @@ cdef Version* next_version(IoThread* io) noexcept nogil:
     return NULL
 
 
-cdef int submit_some(IoThread* io, Version* version, uint64_t now) noexcept nogil:
+cdef int submit_some(IoThread* io, Version* version, Pool* pool, uint64_t now) noexcept nogil:
+    """The version may be gone afterwards: requests that cannot be bound to it drop their pins. The pool outlives it."""
     cdef Request** link = &io.shadows
     cdef Request* first = NULL
     cdef Request** tail = &first
@@ -222,7 +227,7 @@ cdef int submit_some(IoThread* io, Version* version, uint64_t now) noexcept nogi
         io.n_shadows_running += 1
         tail[0] = request
         tail = &request.next
-    first = pool_submit(<Pool*>version.pool, first, True)
+    first = pool_submit(pool, first, True)
     while first != NULL:                                    # the pool stops
         request = first
         first = request.next
@@ -249,13 +254,15 @@ cdef void run_short(IoThread* io, Pool* pool, uint64_t now) noexcept nogil:
 
 cdef int shadow_turn(IoThread* io, uint64_t now) noexcept nogil:
     cdef Version* version = NULL
+    cdef Pool* pool
     cdef int n
     if io.n_shadows_running < MAX_RUNNING_SHADOWS:
         version = next_version(io)
     if version == NULL:
         return 0
-    n = submit_some(io, version, now)
-    run_short(io, <Pool*>version.pool, now)
+    pool = <Pool*>version.pool
+    n = submit_some(io, version, pool, now)
+    run_short(io, pool, now)
     return n
 
 

@@ -31,7 +31,7 @@ cdef enum DataType:
 cdef enum:
     MAX_RANK = 16                   # dimensions of a tensor
     MAX_TENSORS = 128               # inputs of a request, outputs of a request
-    MAX_PARAMETERS = 32             # kept of a request, for routing
+    MAX_PARAMETERS = 256            # kept of a request, for routing; more are let be
 
 cdef struct Tensor:
     Slice name                      # body, arena or signature
