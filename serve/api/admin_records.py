@@ -36,7 +36,7 @@ def record_routes(routing: Routing) -> APIRouter:
 
     @router.get("/audit", summary="What was changed, by whom and why", responses={200: _ROWS, **problems(422, 503)})
     async def audit(
-        after: Annotated[int, Query(ge=0, description="Rows with a larger sequence number.")] = 0,
+        after: Annotated[int, Query(ge=0, le=2**63 - 1, description="Rows with a larger sequence number.")] = 0,
         limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 100,
     ) -> JSONResponse:
         rows = list(await routing.audit(after, limit))
@@ -46,7 +46,7 @@ def record_routes(routing: Routing) -> APIRouter:
                 responses={200: _STREAM, **problems(400, 422)})
     async def events(
         last_event_id: Annotated[str | None, Header(description="Where to go on: browsers send the id that they saw last.")] = None,
-        after: Annotated[int | None, Query(ge=0, description="The same, for clients that cannot set headers.")] = None,
+        after: Annotated[int | None, Query(ge=0, le=2**63 - 1, description="The same, for clients that cannot set headers.")] = None,
     ) -> StreamingResponse:
         source = routing.events(_position(last_event_id, after))
         return StreamingResponse(event_stream(source), media_type="text/event-stream",
