@@ -73,6 +73,7 @@ class Settings(BaseModel):
     not_ready_status: Annotated[Literal[503, 400], Field(description="HTTP status of ready when not; 400 is Triton's habit.")] = 503
     lenient_config: Annotated[bool, Field(description="Warn about unknown keys of config.pbtxt instead of refusing them.")] = False
     state_dir: Annotated[Path, Field(description="Crash marks and what else must outlive a worker.")]
+    audit_key_file: Annotated[Path | None, Field(description="Key of the audit's message authentication codes.")] = None
     webhooks: Annotated[Path | None, Field(description="YAML list of webhooks for changes and verdicts: url, secret_file, types.")] = None
     server_name: Annotated[str, Field(min_length=1, max_length=128, description="Name reported by /v2.")] = "headrace"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Lowest level logged.")] = "info"
@@ -225,7 +226,7 @@ def _parsed(source: str, key: str, value: Any) -> Any:
         return tuple(Path(p).absolute() for p in paths)
     if not isinstance(value, str):
         return value
-    if key in ("state_dir", "webhooks"):
+    if key in ("state_dir", "webhooks", "audit_key_file"):
         return Path(value).absolute()
     field = field_of(key)
     text = value.strip().lower()

@@ -15,6 +15,7 @@ from serve.config import Settings
 from serve.errors import ConfigurationError, HeadraceError
 from serve.models.lifecycle import ModelManager
 from serve.models.native_engine import NativeEngine
+from serve.routing.judge.judgement import Finding
 from serve.routing.rollout_ledger import Clock
 from serve.routing.rollout_live import Live
 from serve.routing.rollout_state import Phase
@@ -28,6 +29,7 @@ _log = structlog.get_logger(__name__)
 
 _LOCK = "headrace.lock"
 CLOSE_S = 5.0
+MIN_KEY_BYTES = 32
 
 
 class Routing:
@@ -74,7 +76,7 @@ async def open_routing(settings: Settings, models: ModelManager, engine: NativeE
     """Opens the store and what it says about traffic. Raises ConfigurationError, or what the store says of a damaged file."""
     lock = _lock(settings.state_dir)
     source = f"headrace/{settings.server_name}"
-    store = await SqliteStore.open(settings.state_dir, source=source)
+    store = await SqliteStore.open(settings.state_dir, source=source, key=_audit_key(settings.audit_key_file))
     hub = EventHub(store.audit, source)
     store.on_commit(hub.publish_commit)
     webhooks = Webhooks(store, _webhooks(settings.webhooks))
@@ -92,11 +94,15 @@ def _rollout_facts(live: Live) -> RolloutFacts:
     for found in findings:
         if found.e_value is None or found.limit is None:
             continue
-        # Some tests have several findings (of the shadow, of promotion): the one that is nearest to its limit is shown.
-        former = evidence.get(found.test)
-        if former is None or found.e_value / found.limit > former[0] / former[1]:
-            evidence[found.test] = (found.e_value, found.limit)
+        evidence[_test_name(found)] = (found.e_value, found.limit)
     return RolloutFacts(model=live.state.model, rollout=live.state.id, state=live.state.phase.value, evidence=evidence)
+
+
+def _test_name(found: Finding) -> str:
+    """Some tests have several findings: promotion one a guardrail, the shadow one of what differs and one of what fails."""
+    if found.test == "promotion":
+        return f"promotion_{found.thresholds.get('guardrail', '')}".rstrip("_")
+    return "shadow_failures" if found.test == "shadow" and "failed" in found.counts else found.test
 
 
 def _lock(state_dir: Path) -> int:
@@ -110,6 +116,19 @@ def _lock(state_dir: Path) -> int:
         raise ConfigurationError(
             f"the state directory {state_dir} belongs to a server that is running: give this one its own with --state-dir") from error
     return descriptor
+
+
+def _audit_key(file: Path | None) -> bytes | None:
+    if file is None:
+        return None
+    try:
+        key = file.read_bytes().strip()
+    except OSError as error:
+        raise ConfigurationError(f"--audit-key-file {file}: {error}") from error
+    if len(key) < MIN_KEY_BYTES:
+        how = f"want {MIN_KEY_BYTES} or more, as `openssl rand -hex 32` makes them"
+        raise ConfigurationError(f"--audit-key-file {file}: {len(key)} bytes; {how}")
+    return key
 
 
 def _webhooks(file: Path | None) -> list[Webhook]:

@@ -6,6 +6,7 @@ from typing import Any
 from serve.models.catalog import Catalog
 from serve.models.engine_port import Engine
 from serve.models.load_plan import ModelRepository
+from serve.models.policy import default_version
 from serve.models.self_test import schema_change
 from serve.traffic import PlanReading, RunReading
 from serve.types import IndexEntry, ModelDescription, VersionStatistics
@@ -47,6 +48,17 @@ class ModelQueries:
     def default_version(self, name: str) -> str:
         """What a request that names no version gets; "" when nothing. Raises NotFound."""
         return self._catalog.find(name).default_version
+
+    def natural_default(self, name: str) -> str:
+        """What a request that names no version would get without a plan: `stable`, else the latest; "" when nothing. Raises NotFound."""
+        record = self._catalog.find(name)
+        return default_version(record.served, record.labels)
+
+    async def on_disk(self, name: str) -> tuple[str, ...]:
+        """Versions in the repository, ascending; none of a model that is not in it."""
+        found = await asyncio.to_thread(self._repository.scan)
+        source = found.models.get(name)
+        return tuple(source.versions) if source is not None else ()
 
     def schema_change(self, name: str, before: str, after: str) -> str:
         """What differs in the inputs and outputs of two loaded versions, in one phrase; "" when nothing does."""

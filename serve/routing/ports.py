@@ -29,6 +29,12 @@ class Models(Protocol):
     def default_version(self, name: str) -> str:
         """What a request that names no version gets; "" when nothing. Raises NotFound."""
 
+    def natural_default(self, name: str) -> str:
+        """What a request that names no version would get without a plan: label `stable`, else the latest. Raises NotFound."""
+
+    async def on_disk(self, name: str) -> tuple[str, ...]:
+        """Versions in the repository, ascending."""
+
     def describe(self, name: str, version: str = "") -> ModelDescription: ...
 
     async def load_version(self, name: str, version: str) -> None:

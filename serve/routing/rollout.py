@@ -127,7 +127,8 @@ def step(state: RolloutState, event: Event) -> tuple[RolloutState, tuple[Action,
 
 def possible_verbs(state: RolloutState) -> tuple[str, ...]:
     """What an operator can ask for now, as the API spells it."""
-    return tuple(name for name, verb in VERBS.items() if (state.phase, verb) in TABLE)
+    barred = {"promote", "promote-full"} if state.pause_reason is PauseReason.WORKER_DIED else set[str]()
+    return tuple(name for name, verb in VERBS.items() if (state.phase, verb) in TABLE and name not in barred)
 
 
 def repeat(state: RolloutState) -> tuple[Action, ...]:

@@ -1,17 +1,19 @@
 """Rollouts as the admin API and the metrics see them: made, commanded, shown."""
 
 import secrets
+from dataclasses import replace
 from typing import Any
 
 from serve.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from serve.routing.board import check_owner
+from serve.routing.judge.observations import ShadowCounts
 from serve.routing.judge.state import empty
 from serve.routing.rollout_driver import RolloutDriver
 from serve.routing.rollout_events import VERBS, Abort, Event
 from serve.routing.rollout_live import KIND, Live
-from serve.routing.rollout_plan import RolloutPlan
+from serve.routing.rollout_plan import RolloutPlan, ShadowStage
 from serve.routing.rollout_records import evidence_of
-from serve.routing.rollout_state import Phase, RolloutState, create
+from serve.routing.rollout_state import Phase, RolloutState, create, stage_of
 from serve.routing.rollout_traffic import judged_output
 from serve.routing.traffic_document import TrafficDocument
 from serve.routing.traffic_service import Actor
@@ -39,6 +41,11 @@ class RolloutDesk(RolloutDriver):
                                   f"{', '.join(self._models.served(model)) or 'none'}")
         if plan.judge.outputs.output and judged_output(self._models.describe(model, state.stable), plan.judge.outputs.output) is None:
             raise InvalidArgument(f"judge.outputs.output: '{model}' has no output {plan.judge.outputs.output!r}")
+        if not plan.dry_run:
+            _check_no_split(document)
+        known = await self._models.on_disk(model)
+        if plan.to not in {*self._models.served(model), *known}:
+            raise NotFound(f"version {plan.to} of '{model}' is not in the repository; it has {', '.join(known) or 'none'}")
         live = self._new(state)
         entry = AuditEntry("dev.headrace.rollout.created", state.id, by.name, by.reason, None, plan.model_dump(mode="json"))
         live.revision = await self._board.record([Change(KIND, state.id, live.stored(state), 0)], [entry])
@@ -57,7 +64,11 @@ class RolloutDesk(RolloutDriver):
             if verb == "retry" and live.is_over:
                 check_owner(self._board.document(live.state.model))
                 live.state = self._with_stable(live.state)
+            is_overruled = verb == "promote" and isinstance(stage_of(live.state), ShadowStage)
             await self._feed(live, [event], by)
+            if is_overruled:
+                # Who promotes past what the shadow showed has weighed it: there will be no other pairs that could outweigh these.
+                live.judge = replace(live.judge, shadow=ShadowCounts())
         if live.task is None or live.task.done():
             self._drive(live)
         live.woken.set()
@@ -113,6 +124,17 @@ class RolloutDesk(RolloutDriver):
         if live is None:
             raise NotFound(f"there is no rollout {name!r}; there are {', '.join(self._live) or 'none'}")
         return live
+
+
+def _check_no_split(document: TrafficDocument) -> None:
+    """A rollout is between two versions: it would take a split apart, and nobody could put it together again."""
+    if document.plan is None:
+        return
+    arms = [f"{variant.version}={variant.weight / 100:g}" for variant in document.plan.variants if variant.weight]
+    if len(arms) > 1 or document.plan.shadows:
+        raise Conflict(
+            f"the traffic of '{document.model}' is split ({' '.join(arms)}) or shadowed by hand: give one version everything first, "
+            "or make it a dry run")
 
 
 def _salt_of(document: TrafficDocument, plan: RolloutPlan) -> str | None:

@@ -195,7 +195,8 @@ def described(state: RolloutState) -> str:
     version, why = f"version {state.candidate} of {state.model}", f": {state.why}" if state.why else ""
     match state.phase:
         case Phase.PENDING:
-            return f"the rollout of {version} waits for its start{why}"
+            begins = f"begins at {state.plan.start_at.isoformat()}" if state.plan.start_at else "begins"
+            return f"the rollout of {version} {begins}{why}"
         case Phase.WARMING:
             return f"{version} is being loaded"
         case Phase.SHADOWING:

@@ -65,7 +65,8 @@ class TrafficService:
             model=model, generation=document.generation, plan=document.plan,
             implied=implied_plan(default) if document.plan is None and default else None,
             pending=document.pending, labels=document.labels,
-            state="loading" if document.pending else "failed" if failure else "in_force", reason=failure, owner=document.owner,
+            state="loading" if document.pending else "failed" if failure else "in_force", owner=document.owner,
+            reason=failure or (document.held and f"version {document.held} answers until there is a plan, or the traffic is cleared"),
         )
 
     async def set_traffic(self, model: str, plan: RoutingPlan, expected: int, by: Actor, wait: bool = True) -> TrafficState:
@@ -121,12 +122,18 @@ class TrafficService:
                 raise InvalidArgument(f"label {label!r}: a label is never all digits")
             if version not in self._models.served(model):
                 await self._board.hold(model, by.name)
-                await self._models.load_version(model, version)
-                await self._models.prove(model, version)
+                try:
+                    await self._models.load_version(model, version)
+                    await self._models.prove(model, version)
+                except HeadraceError:
+                    await self._let_go(model, by)
+                    raise
         async with self._board.lock(model):
             document = self._board.document(model)
             check_generation(document, expected)
-            changed = replace(document, generation=document.generation + 1, labels=dict(labels))
+            # The label `stable` says what answers without a plan, whatever was held.
+            held = "" if "stable" in labels else self._still_held(document)
+            changed = replace(document, generation=document.generation + 1, labels=dict(labels), held=held)
             entry = AuditEntry("dev.headrace.labels.set", model, by.name, by.reason, dict(document.labels), dict(labels))
             await self._board.change(changed, [entry])
         return self.traffic(model)
@@ -187,8 +194,21 @@ class TrafficService:
                 return
             self._failures[model] = str(error)
             entry = AuditEntry("dev.headrace.traffic.failed", model, by.name, str(error), None, plan_document(plan))
-            # What was held stays held: whatever has been loaded meanwhile was not proved.
-            await self._board.change(replace(document, pending=None), [entry])
+            await self._board.change(replace(document, pending=None, held=self._still_held(document)), [entry])
+
+    async def _let_go(self, model: str, by: Actor) -> None:
+        """After a change that failed: what was held for it is held only as long as something else would answer."""
+        async with self._board.lock(model):
+            document = self._board.document(model)
+            if document.held and not self._still_held(document):
+                why = "nothing was loaded that would answer instead"
+                entry = AuditEntry("dev.headrace.traffic.released", model, by.name, why, document.held)
+                await self._board.change(replace(document, held=""), [entry])
+
+    def _still_held(self, document: TrafficDocument) -> str:
+        if document.held and self._models.natural_default(document.model) == document.held:
+            return ""
+        return document.held
 
     async def _put(self, document: TrafficDocument, plan: RoutingPlan, by: Actor) -> None:
         gone = sorted(plan_versions(plan) - set(self._models.served(document.model)), key=int)

@@ -53,6 +53,7 @@ class LatencySettings(BaseModel):
     alpha: Alpha = 0.004
     margin: Annotated[Margin, Field(description="Slow runs may be up to 1 + margin times as frequent as the stable version's.")] = 0.10
     quantiles: Annotated[tuple[Fraction, ...], Field(min_length=1, max_length=8, strict=False)] = (0.5, 0.9, 0.99)
+    effect_floor: Annotated[float, Field(ge=0, lt=1, description="So many more of all runs must be slow for an action.")] = 0.01
     slack: Margin = 0.25
     floor_seconds: Seconds = 0.0002
     calibration_runs: Annotated[int, Field(ge=20, le=1_000_000, description="Stable runs per size of batch behind the thresholds.")] = 200

@@ -11,9 +11,10 @@ from serve.types import ModelDescription, TensorSpec
 
 @dataclass
 class FakeModels:
-    """One model, `m`. on_disk: versions that can be loaded. broken: version -> why it does not load; bad: why it fails its self-test."""
+    """One model, `m`. on_disk_versions: can be loaded. broken: version -> why it does not load; bad: why it fails its self-test."""
 
-    on_disk: tuple[str, ...] = ("1", "2", "3")
+    on_disk_versions: tuple[str, ...] = ("1", "2", "3")
+    natural: str = ""
     default: str = "1"
     in_memory: list[str] = field(default_factory=lambda: ["1"])
     broken: dict[str, HeadraceError] = field(default_factory=dict)
@@ -38,6 +39,12 @@ class FakeModels:
             return next(arm.version for arm in spec.arms if arm.name == spec.stable)
         return self.default
 
+    def natural_default(self, name: str) -> str:
+        return self.natural or max(self.in_memory, key=int, default="")
+
+    async def on_disk(self, name: str) -> tuple[str, ...]:
+        return self.on_disk_versions
+
     def describe(self, name: str, version: str = "") -> ModelDescription:
         return ModelDescription("m", version or "1", self.served("m"), {}, (TensorSpec("x", "FP32", (-1, 4)),),
                                 (TensorSpec("y", "FP32", (-1, 3)),), 64)
@@ -47,7 +54,7 @@ class FakeModels:
             await self.gate.wait()
         if version in self.broken:
             raise self.broken[version]
-        if version not in self.on_disk:
+        if version not in self.on_disk_versions:
             raise NotFound(f"version {version} is not in the repository")
         self.loaded.append(version)
         if version not in self.in_memory:

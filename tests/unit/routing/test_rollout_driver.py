@@ -385,11 +385,42 @@ async def test_aborting_a_scheduled_rollout_leaves_the_traffic_alone(bench: Benc
     assert bench.service is not None
     bench.models.in_memory.append("3")
     plan = RoutingPlan.model_validate({"variants": [{"version": "1", "weight": 4000}, {"version": "3", "weight": 6000}]})
-    await bench.service.set_traffic("m", plan, 0, BY)
     await start(bench, start_at="2099-01-01T00:00:00Z")
+    await bench.service.set_traffic("m", plan, 0, BY)
     await bench.service.command("m-r1", "abort", BY)
     assert bench.phase() == "rolled_back"
     assert bench.models.weights() == {"1": 4000, "3": 6000}
+
+
+async def test_a_split_is_not_taken_apart(bench: Bench) -> None:
+    assert bench.service is not None
+    bench.models.in_memory.append("3")
+    plan = RoutingPlan.model_validate({"variants": [{"version": "1", "weight": 4000}, {"version": "3", "weight": 6000}]})
+    await bench.service.set_traffic("m", plan, 0, BY)
+    with pytest.raises(Conflict, match="1=40 3=60"):
+        await start(bench)
+
+
+async def test_a_version_that_is_not_in_the_repository_is_refused_at_once(bench: Bench) -> None:
+    with pytest.raises(NotFound, match="it has 1, 2, 3"):
+        await start(bench, to="9")
+
+
+async def test_promoting_past_the_shadow_overrules_it(bench: Bench) -> None:
+    assert bench.service is not None
+    await start(bench, shadow={"sample": 1000, "seconds": 0.5, "requests": 50})
+    await bench.until(lambda: bench.phase() == "shadowing", "the shadow stage")
+    spec = bench.models.spec
+    assert spec is not None
+    bench.models.readings = [PlanReading("m", spec.generation, (ArmReading("1", "1"), ArmReading("2", "2")),
+                                         (ShadowReading("2", sampled=800, compared=800, disagreement=400.0),))]
+    bench.now_ns += 1_000_000_000
+    await bench.until(lambda: bench.verdicts[-1:] == ["hold"], "the hold")
+    await bench.service.command("m-r1", "promote", BY)
+    bench.models.readings = []
+    await bench.until(lambda: bench.models.weights() == {"1": 9000, "2": 1000}, "the first step")
+    bench.serve(20_000, stable_errors=90, candidate_errors=10)
+    await bench.until(lambda: bench.models.weights() == {"1": 5000, "2": 5000}, "the second step")
 
 
 async def test_what_answers_when_it_begins_is_stable(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

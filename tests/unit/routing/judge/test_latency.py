@@ -213,3 +213,24 @@ def test_equal_versions_are_shown_to_be_no_worse_in_time():
 def test_a_histogram_of_another_length_is_refused():
     with pytest.raises(ValueError, match="3 buckets; want 106"):
         fold_runs(RunTests(), {0: (1, 2, 3)}, {}, SETTINGS)
+
+
+def test_evidence_without_effect_neither_rolls_back_nor_holds():
+    """1.3 % of the candidate's runs are slow and 0.7 % of stable's: beyond doubt, and what a busy machine does to a version that runs rarely."""
+    def histogram(quick: int, slow: int) -> tuple[int, ...]:
+        return tuple(quick if bucket == 20 else slow if bucket == 60 else 0 for bucket in range(N_BUCKETS))
+
+    def found(settings: LatencySettings):
+        tests = fold_runs(RunTests(), {0: histogram(300, 0)}, {0: histogram(50, 0)}, settings)
+        for _ in range(10):
+            tests = fold_runs(tests, {0: histogram(9927, 73)}, {0: histogram(1480, 20)}, settings)
+        return find_slow(tests, "latency", settings)
+
+    finding = found(LatencySettings())
+    assert finding.e_value is not None
+    assert finding.limit is not None
+    assert finding.e_value > finding.limit
+    assert (finding.is_tripped, finding.action) == (False, "none")
+    assert "under 1 % more of all runs" in finding.sentence
+    strict = found(LatencySettings(effect_floor=0.0))
+    assert (strict.is_tripped, strict.action) == (True, "rollback")
