@@ -216,7 +216,7 @@ def test_a_histogram_of_another_length_is_refused():
 
 
 def test_evidence_without_effect_neither_rolls_back_nor_holds():
-    """1.3 % of the candidate's runs are slow and 0.7 % of stable's: beyond doubt, and what a busy machine does to a version that runs rarely."""
+    """1.3 % of the runs against 0.7 %: beyond doubt, and what a busy machine does to a version that runs rarely."""
     def histogram(quick: int, slow: int) -> tuple[int, ...]:
         return tuple(quick if bucket == 20 else slow if bucket == 60 else 0 for bucket in range(N_BUCKETS))
 
