@@ -13,11 +13,10 @@ Others are plain AdminErrors; a ClientError alone has no answer to show.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
-from serve.client.connection import Answer, ClientError, Connection
+from serve.client.connection import Answer, ClientError, Connected, Connection
 
 DEFAULT_ADMIN_URL = "http://127.0.0.1:8003"
 
@@ -62,7 +61,7 @@ class Text:
     content_type: str = JSON
 
 
-class AdminClient:
+class AdminClient(Connected):
     """`with AdminClient(actor="ada") as admin: admin.traffic("digits")`. One connection: use one for each thread.
 
     actor: who asks, default anonymous and the address. timeout_s: of an answer; a change that loads models takes as long as they do. Every
@@ -73,15 +72,6 @@ class AdminClient:
         self._connection = Connection(url, timeout_s, 8003)
         self._streams = (url, timeout_s)
         self._actor = actor
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._connection.close()
 
     def models(self) -> list[Document]:
         """Every version, its state and counters."""

@@ -3,6 +3,8 @@
 import http.client
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 from urllib.parse import urlsplit
 
 from serve.errors import HeadraceError
@@ -24,6 +26,21 @@ class Answer:
     reason: str
     content: bytes
     headers: Mapping[str, str]
+
+
+class Connected:
+    """What uses one connection, as a context manager."""
+
+    _connection: "Connection"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 class Connection:

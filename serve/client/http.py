@@ -6,11 +6,10 @@ One Client is one connection: use one for each thread.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
-from serve.client.connection import ClientError, Connection
+from serve.client.connection import ClientError, Connected, Connection
 from serve.client.tensors import Array, datatype_of, from_bytes, from_json, to_bytes
 from serve.types import IndexEntry, VersionState
 
@@ -28,20 +27,11 @@ class InferResult:
     id: str = ""
 
 
-class Client:
+class Client(Connected):
     """`with Client("http://127.0.0.1:8000") as client: client.infer("digits", {"input": rows})`. Every method raises ClientError."""
 
     def __init__(self, url: str = "http://127.0.0.1:8000", timeout_s: float = 60.0) -> None:
         self._connection = Connection(url, timeout_s, 8000)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._connection.close()
 
     def infer(
         self, model: str, inputs: Mapping[str, Array], version: str | None = None, outputs: Sequence[str] | None = None,

@@ -108,11 +108,6 @@ class SqliteStore:
     def opened(self) -> Opened:
         return self._opened
 
-    @property
-    def opened_from(self) -> str:
-        """"fresh", "existing" or "backup"."""
-        return self._opened.how
-
     def on_commit(self, listener: Callable[[Commit], None]) -> None:
         """Calls `listener` on the loop after each commit of this process, in order, also when whoever asked for it has gone away."""
         self._listeners.append(listener)

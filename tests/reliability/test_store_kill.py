@@ -64,7 +64,7 @@ async def check(folder: Path, acknowledged: int, before: int) -> int:
     """Revision of the store that the killed process left."""
     store = await SqliteStore.open(folder)
     try:
-        assert store.opened_from == "existing"
+        assert store.opened.how == "existing"
         n = await store.revision()
         # The commit that it was killed in may have happened; no other.
         assert n in ((acknowledged, acknowledged + 1) if acknowledged else (before, before + 1))

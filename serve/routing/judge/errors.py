@@ -81,12 +81,6 @@ def find_streak(strata: Sequence[StratumTotals], streak: int, own_streak: int, s
     return Finding(test="streak", action=settings.action, is_tripped=is_tripped, sentence=sentence, counts=counts, thresholds=thresholds)
 
 
-def find_instant(reasons: Sequence[str]) -> Finding:
-    """A load that failed, a schema that changed: reported as reasons, tripped by the first."""
-    sentence = "; ".join(reasons) if reasons else "nothing that rolls back at once"
-    return Finding(test="instant", action="rollback", is_tripped=bool(reasons), sentence=sentence, counts={"reasons": len(reasons)})
-
-
 def find_errors(strata: Sequence[StratumTotals], failing_units: int, settings: ErrorSettings) -> Finding:
     """The e-value of errors with its floor. The estimate is the ratio of error rates, its interval at the test's alpha."""
     requests, errors = total([s.requests for s in strata]), total([s.errors for s in strata])
@@ -139,4 +133,4 @@ def _rate_ratio(strata: Sequence[StratumTotals]) -> float | None:
     return above / below if below else None
 
 
-__all__ = ["find_errors", "find_instant", "find_streak", "is_candidates_own", "log_evidence", "recent_log_e", "streak_needed"]
+__all__ = ["find_errors", "find_streak", "is_candidates_own", "log_evidence", "recent_log_e", "streak_needed"]

@@ -24,7 +24,7 @@ class Finding:
     sentence: one plain sentence for people.
     """
 
-    test: Literal["errors", "streak", "instant", "latency", "wait", "slo", "outputs", "shadow", "ratio", "promotion", "progress", "outcome"]
+    test: Literal["errors", "streak", "latency", "wait", "slo", "outputs", "shadow", "ratio", "promotion", "progress", "outcome"]
     action: Literal["rollback", "hold", "none"]
     is_tripped: bool
     sentence: str

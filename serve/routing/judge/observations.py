@@ -79,7 +79,7 @@ class Delta:
     """Everything counted since the last one. Both arms' parts are of the same span of time.
 
     streak: the longest run of candidate failures seen so far, cumulative. failing_units: distinct units (requests, without a sticky key)
-    that failed on the candidate, in this span. instant: reasons to roll back at once (a load that failed, a schema that changed).
+    that failed on the candidate, in this span.
     """
 
     strata: tuple[Stratum, ...] = ()
@@ -88,7 +88,6 @@ class Delta:
     shadow: ShadowCounts = ShadowCounts()
     streak: int = 0
     failing_units: int = 0
-    instant: tuple[str, ...] = ()
     outcomes: tuple[OutcomeCounts, ...] = ()
 
 

@@ -28,7 +28,7 @@ class JudgeState:
     """What all folds so far add up to. Counts of a rollout, from its first request.
 
     total_counts: answers by end-to-end time, (stable, candidate). calibration: stable answers by bin until groups are frozen. shadow,
-    failing_units, instant: summed. streak: the longest; growing: what it has grown by since `recent`, the CUSUM of
+    failing_units: summed. streak: the longest; growing: what it has grown by since `recent`, the CUSUM of
     `errors.recent_log_e`, was last at or under 0; own_streak: the most that was while the errors pointed at the candidate.
     """
 
@@ -45,7 +45,6 @@ class JudgeState:
     own_streak: int = 0
     recent: float = 0.0
     failing_units: int = 0
-    instant: tuple[str, ...] = ()
     outcomes: tuple[OutcomeTotals, ...] = ()
 
     def as_document(self) -> dict[str, Any]:
@@ -103,7 +102,6 @@ def fold(state: JudgeState, settings: JudgeSettings, delta: Delta) -> JudgeState
         own_streak=max(state.own_streak, growing) if is_candidates_own(recent) else state.own_streak,
         recent=recent,
         failing_units=state.failing_units + delta.failing_units,
-        instant=tuple(dict.fromkeys((*state.instant, *delta.instant))),
         outcomes=outcomes,
     )
 

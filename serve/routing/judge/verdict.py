@@ -6,7 +6,7 @@ here. Silence is never consent: what has no data yields a finding that holds.
 
 from collections.abc import Sequence
 
-from serve.routing.judge.errors import find_errors, find_instant, find_streak
+from serve.routing.judge.errors import find_errors, find_streak
 from serve.routing.judge.judgement import Finding, Judgement, Verdict
 from serve.routing.judge.latency import find_slow
 from serve.routing.judge.observations import Progress
@@ -50,9 +50,8 @@ def _samples(state: JudgeState, progress: Progress) -> int:
 def _findings(state: JudgeState, settings: JudgeSettings, progress: Progress) -> Sequence[Finding]:
     shadow = find_shadow(state.shadow, settings.shadow)
     if progress.is_shadow_stage:
-        return [find_instant(state.instant), *shadow]
+        return shadow
     found: list[Finding | None] = [
-        find_instant(state.instant),
         find_streak(state.strata, state.streak, state.own_streak, settings.errors),
         find_errors(state.strata, state.failing_units, settings.errors),
         find_slow(state.runs, "latency", settings.latency),

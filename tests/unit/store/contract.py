@@ -1,5 +1,6 @@
 """What every ConfigStore does. An implementation subclasses StoreContract in its test file and says how one is opened."""
 
+import abc
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
@@ -40,10 +41,10 @@ async def everything(store: ConfigStore) -> tuple[Any, ...]:
     return await store.revision(), await store.list_since(0), await store.audit(0, 1000), await store.audit_head()
 
 
-class StoreContract:
+class StoreContract(abc.ABC):
+    @abc.abstractmethod
     async def make(self, folder: Path, clock: Clock) -> ConfigStore:
         """A handle on the one store of `folder`; two handles stand for two processes."""
-        raise NotImplementedError
 
     @pytest.fixture
     def clock(self) -> Clock:

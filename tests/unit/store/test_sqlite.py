@@ -43,10 +43,10 @@ async def filled(folder: Path, n: int = 3, clock: Clock | None = None) -> Sqlite
 
 async def test_it_says_where_it_came_from(tmp_path):
     store = await filled(tmp_path / "deep" / "state")
-    assert (store.opened_from, store.opened.note) == ("fresh", "")
+    assert (store.opened.how, store.opened.note) == ("fresh", "")
     await store.close()
     store = await SqliteStore.open(tmp_path / "deep" / "state")
-    assert (store.opened_from, await store.revision()) == ("existing", 3)
+    assert (store.opened.how, await store.revision()) == ("existing", 3)
     await store.close()
 
 
@@ -95,7 +95,7 @@ async def test_a_file_that_was_never_finished(tmp_path):
     """An empty file is a store that nobody has written to yet."""
     database(tmp_path).write_bytes(b"")
     store = await SqliteStore.open(tmp_path)
-    assert (store.opened_from, (await store.commit([put("a", {})])).revision) == ("fresh", 1)
+    assert (store.opened.how, (await store.commit([put("a", {})])).revision) == ("fresh", 1)
     await store.close()
 
 
@@ -126,7 +126,7 @@ async def test_a_damaged_store_is_replaced_by_the_newest_backup(tmp_path, damage
     else:
         path.unlink()
     store = await SqliteStore.open(tmp_path, source="headrace/again")
-    assert (store.opened_from, store.opened.backup) == ("backup", backup)
+    assert (store.opened.how, store.opened.backup) == ("backup", backup)
     assert "changes made after it are lost" in store.opened.note
     assert (await store.get("traffic", "a")).value == {"n": 2}
     # No revision that the lost file may have given out is given out again.
@@ -140,7 +140,7 @@ async def test_a_damaged_store_is_replaced_by_the_newest_backup(tmp_path, damage
     assert row["data"]["evidence"]["moved_to"] == (store.opened.aside.name if aside else None)
     await store.close()
     again = await SqliteStore.open(tmp_path)
-    assert again.opened_from == "existing"
+    assert again.opened.how == "existing"
     await again.close()
 
 
@@ -201,7 +201,7 @@ async def test_a_restore_that_was_cut_short_is_done_again(tmp_path):
     (tmp_path / "headrace.db.restoring-wal").write_bytes(b"half")
     (tmp_path / "backups" / ".headrace-1.db.77").write_bytes(b"half")
     store = await SqliteStore.open(tmp_path)
-    assert (store.opened_from, (await store.get("traffic", "a")).value) == ("backup", {"n": 1})
+    assert (store.opened.how, (await store.get("traffic", "a")).value) == ("backup", {"n": 1})
     assert not list((tmp_path / "backups").glob(".*"))
     await store.close()
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from serve.routing.judge.errors import find_errors, find_instant, find_streak, is_candidates_own, recent_log_e, streak_needed
+from serve.routing.judge.errors import find_errors, find_streak, is_candidates_own, recent_log_e, streak_needed
 from serve.routing.judge.settings import ErrorSettings, StreakSettings
 from serve.routing.judge.strata import StratumTotals
 
@@ -117,11 +117,3 @@ class TestStreak:
 
     def test_without_data_of_stable_the_configured_share_counts(self):
         assert streak_needed(10, (0, 0), RULE) == max(5, math.ceil(math.log(10 / RULE.alpha) / -math.log(0.05)))
-
-
-def test_any_instant_reason_trips():
-    assert not find_instant(()).is_tripped
-    found = find_instant(("version 2 failed to load: out of memory", "schema changed"))
-    assert found.is_tripped
-    assert found.action == "rollback"
-    assert found.sentence == "version 2 failed to load: out of memory; schema changed"

@@ -91,12 +91,6 @@ class TestPrecedence:
         assert judgement.verdict is Verdict.CONTINUE
         assert "slow runs" in judgement.why
 
-    def test_an_instant_reason_rolls_back_anywhere(self):
-        for progress in (DONE, replace(DONE, is_shadow_stage=True), replace(DONE, elapsed_s=0.0, candidate_requests=0)):
-            judgement = judge(folded(Delta(instant=("version 2 failed to load",))), SETTINGS, progress)
-            assert judgement.verdict is Verdict.ROLLBACK
-            assert judgement.why == "version 2 failed to load"
-
     def test_a_slow_candidate_is_rolled_back_with_the_evidence(self):
         state = HEALTHY
         for _ in range(30):
@@ -163,7 +157,7 @@ class TestShadowStage:
         judgement = judge(state, SETTINGS, self.STAGE)
         assert judgement.verdict is Verdict.CONTINUE
         assert judgement.step_done
-        assert {f.test for f in judgement.findings} == {"instant", "shadow", "progress"}
+        assert {f.test for f in judgement.findings} == {"shadow", "progress"}
 
     def test_it_waits_for_its_pairs(self):
         state = folded(Delta(shadow=ShadowCounts(sampled=1200, compared=999)))
@@ -205,7 +199,7 @@ class TestState:
         clicks = OutcomeCounts("clicks", 0.25, OutcomeSums(3, 1.5, 1.25), OutcomeSums(1, 0.5, 0.25))
         bins = ArmCounts(60, 1, {3: 40, 65_535: 20}, runs(60, 3e6))
         state = folded(
-            Delta(strata=(Stratum(9, 0.25, bins, bins, (60, 20)),), shadow=BAD_SHADOW, streak=2, outcomes=(clicks,), instant=("oh",)),
+            Delta(strata=(Stratum(9, 0.25, bins, bins, (60, 20)),), shadow=BAD_SHADOW, streak=2, outcomes=(clicks,)),
             Delta(strata=(Stratum(10, 0.5, bins, bins, (60, 20)),)),
             state=HEALTHY,
         )
@@ -268,10 +262,8 @@ class TestState:
         with pytest.raises(ValueError, match="share of 0 and 5 requests"):
             folded(Delta(strata=(Stratum(1, 0.0, ArmCounts(500, 3), ArmCounts(5)),)))
 
-    def test_streaks_keep_the_longest_and_reasons_are_kept_once(self):
-        state = folded(Delta(streak=4, instant=("a",)), Delta(streak=2, instant=("a", "b")))
-        assert state.streak == 4
-        assert state.instant == ("a", "b")
+    def test_streaks_keep_the_longest(self):
+        assert folded(Delta(streak=4), Delta(streak=2)).streak == 4
 
     def test_a_streak_of_a_shared_outage_never_rolls_back_later(self):
         """Errors that later point at the candidate by chance do not make an old streak its own."""
