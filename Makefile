@@ -8,10 +8,10 @@ PEERS ?= mlserver litserve bentoml
 LOAD_SECONDS ?= 30
 SANITIZERS ?= address,undefined
 
-.PHONY: help setup serve test test-slow check sanitize bench bench-gpu bench-judge bench-rollout load wheel image fresh protocol clean
+.PHONY: help setup serve demo-monitoring test test-slow check sanitize bench bench-gpu bench-judge bench-rollout bench-records load wheel image fresh protocol clean
 
 help:
-	@echo 'make serve | test | check | bench | bench-gpu | bench-judge | bench-rollout | load | wheel | image | fresh | sanitize | clean; see README.md'
+	@echo 'make serve | demo-monitoring | test | check | bench | bench-gpu | bench-judge | bench-rollout | bench-records | load | wheel | image | fresh | sanitize | clean; see README.md'
 
 setup:
 	@PYTHON=$(PYTHON) tools/setup.sh
@@ -20,6 +20,10 @@ setup:
 serve: setup
 	@[ -d $(DEMO) ] || $(BIN)/headrace init $(DEMO) --demo
 	@exec $(BIN)/headrace serve $(DEMO) $(ARGS)
+
+# A broken scanner: drift, retraining, gate, rollout, promotion, in two minutes; docs/monitoring-story.md. ARGS='--quick --folder DIR'.
+demo-monitoring: setup
+	$(BIN)/python -m serve.demo.story $(ARGS)
 
 test: setup
 	@PYTHON=$(PYTHON) tools/client_venvs.sh
@@ -63,6 +67,12 @@ bench-judge: setup
 bench-rollout: setup
 	@tools/debian.sh bench
 	$(BIN)/python -m loadtests.rollout $(ARGS)
+
+# Recording on running servers: what it costs, and what kills and full disks lose (as root: it mounts disks in memory). ARGS='cost kills disks --quick'.
+bench-records: setup
+	@tools/debian.sh bench
+	@$(if $(PEERS),PYTHON=$(PYTHON) loadtests/peers/setup.sh bentoml)
+	$(BIN)/python -m loadtests.records $(ARGS)
 
 load: setup
 	$(BIN)/python -m loadtests.run --seconds $(LOAD_SECONDS) $(ARGS)

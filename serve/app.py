@@ -1,15 +1,13 @@
 """The worker: builds everything, owns the order of start, drain and stop. Started by the supervisor as `python -P -m serve.app`."""
 
 import asyncio
-import contextlib
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import structlog
-import uvicorn
 import uvloop
 
 from serve import __version__, clock
@@ -32,13 +30,21 @@ from serve.models.disk import DiskRepository
 from serve.models.lifecycle import LifecycleOptions, ModelManager, Progress
 from serve.models.native_engine import NativeEngine
 from serve.models.runtime import start_runtime
+from serve.monitoring.baselines import BaselineFiles, baselines_folder
+from serve.monitoring.guards import Guards
+from serve.recording_extra import open_recording
 from serve.routing.service import RoutingService
 from serve.routing_setup import Routing, open_routing
+from serve.state_dir import lock_state_dir
 from serve.telemetry.exposition import metrics_app
 from serve.telemetry.facts import RuntimeFacts
 from serve.telemetry.logs import Logs, configure_logs
 from serve.telemetry.metrics import HeadraceCollector, metrics_registry
+from serve.telemetry.model_info import ModelInfoCollector
+from serve.telemetry.monitoring_metrics import MonitoringCollector
+from serve.telemetry.recording_metrics import RecordingCollector
 from serve.telemetry.routing_metrics import RoutingCollector
+from serve.web_servers import WebServers
 from serve.worker_channel import WorkerChannel
 from serve.worker_logs import AccessLog, forward_runtime_log, log_settings
 
@@ -49,14 +55,6 @@ DRAIN_POLL_S = 0.01
 EXIT_DRAINED = 0
 EXIT_CONFIGURATION = 1
 EXIT_NO_MODEL = 3
-
-
-class _QuietServer(uvicorn.Server):
-    """A uvicorn that leaves the signals to the supervisor."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class Worker:
@@ -71,7 +69,9 @@ class Worker:
         self.is_draining = False
         self.table = ModelTable()
         self.control = ControlQueue()
-        self.engine = NativeEngine(self.table, lambda on: instances_on(self.settings, on != "cpu"))
+        self.recording = open_recording(self.settings, lambda: self.models, self.stable_version)
+        guards = Guards(BaselineFiles(baselines_folder(self.settings.state_dir), self._folder_of))
+        self.engine = NativeEngine(self.table, lambda on: instances_on(self.settings, on != "cpu"), self.recording, guards.guard_of)
         self.sockets = {name: [socket.socket(fileno=fd) for fd in getattr(start.sockets, name)] for name in ("http", "grpc")}
         self.marks = CrashMarks(self.settings.state_dir / "marks")
         self.routing: Routing | None = None
@@ -89,7 +89,8 @@ class Worker:
             not_ready_status=self.settings.not_ready_status,
             model_control=self.settings.model_control,
         )
-        http, grpc = HttpApi(self.models, self.readiness, logs, api), GrpcApi(self.models, self.readiness, logs, api)
+        http = HttpApi(self.models, self.readiness, logs, api, self.recording)
+        grpc = GrpcApi(self.models, self.readiness, logs, api, self.recording)
         self.slow_path = SlowPath(self.control, http, grpc)
         self.server = self._native_server()
 
@@ -104,6 +105,13 @@ class Worker:
         loop = asyncio.get_running_loop()
         loop.add_reader(self.control.fileno(), self.slow_path.drain_queue)
         loop.add_reader(self.engine.wake_fd, self._judge, service)
+
+    def stable_version(self, model: str) -> str:
+        """What the stable traffic of a model goes to. Raises NotFound."""
+        return self.routing.service.stable_version(model) if self.routing is not None else self.models.natural_default(model)
+
+    def _folder_of(self, model: str, version: str) -> Path | None:
+        return self.models.version_folder(model, version)
 
     def _pinned(self, model: str) -> frozenset[str]:
         return self.routing.service.pinned(model) if self.routing is not None else frozenset()
@@ -120,21 +128,20 @@ class Worker:
             max_streams=limits.max_streams, header_timeout_s=limits.header_timeout_s, idle_timeout_s=limits.idle_timeout_s,
             deadline_cap_s=limits.max_deadline_s, min_body_rate=limits.min_body_rate, busy_poll_us=self.settings.busy_poll_us,
             cores_are_scarce=available_cpus() <= n_threads, access_log=self.settings.access_log,
+            recorder=self.recording.native if self.recording is not None else None,
         )
 
-    def _web_servers(self, routing: Routing) -> list[tuple[_QuietServer, socket.socket]]:
-        """Metrics and admin: small, in Python, each behind its own socket."""
+    def _web_servers(self, routing: Routing) -> WebServers:
         sockets = self.channel.start.sockets
-        registry = metrics_registry(HeadraceCollector(self.models.statistics, self.facts), RoutingCollector(routing.facts))
-        apps: list[tuple[Any, int | None]] = [
-            (metrics_app(registry), sockets.metrics),
-            (admin_app(self.models, self.readiness, self.api, routing.service), sockets.admin),
-        ]
-        return [
-            (_QuietServer(uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, lifespan="off", loop="none")),
-             socket.socket(fileno=fd))
-            for app, fd in apps if fd is not None
-        ]
+        monitoring = self.recording.monitoring if self.recording is not None else None
+        collectors: list[Any] = [HeadraceCollector(self.models.statistics, self.facts), RoutingCollector(routing.facts),
+                                 ModelInfoCollector(self.models.descriptions)]
+        if self.recording is not None:
+            collectors += [RecordingCollector(self.recording.facts), MonitoringCollector(self.recording.monitoring.facts)]
+        return WebServers([
+            (metrics_app(metrics_registry(*collectors)), sockets.metrics),
+            (admin_app(self.models, self.readiness, self.api, routing.service, monitoring), sockets.admin),
+        ])
 
     def facts(self) -> RuntimeFacts:
         """What the metrics say of the process."""
@@ -159,12 +166,15 @@ class Worker:
         n_polling = len(background)
         try:
             # Before any model is loaded: what the store says decides which versions there have to be, and who gets requests.
-            self.routing = routing = await open_routing(self.settings, self.models, self.engine)
+            self.routing = routing = await open_routing(
+                self.settings, self.models, self.engine, self.recording.outcomes if self.recording is not None else None)
         except HeadraceError as error:
             self.channel.send(Failed(exit=EXIT_CONFIGURATION, text=str(error)))
             return EXIT_CONFIGURATION
+        if self.recording is not None:
+            self.recording.start(routing.store)
         web = self._web_servers(routing)
-        background += [asyncio.create_task(server.serve(sockets=[listener])) for server, listener in web]
+        background += web.serve()
         self._listen_to_threads(routing.service)
         # Clients may connect from the first moment: liveness and readiness are answered while models load.
         self.server.start()
@@ -175,11 +185,8 @@ class Worker:
             order = await drain
             await self._drain(order.pre_stop_delay_s, order.timeout_s)
             code = EXIT_DRAINED
-        await routing.close()
-        self.server.stop()
-        self.engine.stop()
-        for server, _ in web:
-            server.should_exit = True
+        await self._end(routing)
+        web.stop()
         for task in background[:n_polling]:
             task.cancel()
         await asyncio.wait(background, timeout=2)
@@ -188,6 +195,14 @@ class Worker:
         if code == EXIT_DRAINED:
             self.channel.send(Drained())
         return code
+
+    async def _end(self, routing: Routing) -> None:
+        """Who decides first, then who answers, then who writes down what was answered."""
+        await routing.close()
+        self.server.stop()
+        self.engine.stop()
+        if self.recording is not None:
+            _log.info("recording ended", **await self.recording.close())
 
     async def _load_unless(self, drain: "asyncio.Task[Any]") -> int | None:
         """Load the start-up set. None: serve; else the exit code of a worker that cannot."""
@@ -215,7 +230,8 @@ class Worker:
         except HeadraceError as error:
             return ModelLine(name=name, problem=problem or str(error))
         inputs = tuple(InputLine(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in model.inputs)
-        return ModelLine(name=name, versions=model.versions, inputs=inputs, problem=problem)
+        digests = {version: self.models.describe(name, version).digest for version in model.versions}
+        return ModelLine(name=name, versions=model.versions, digests=digests, inputs=inputs, problem=problem)
 
     async def _drain(self, pre_stop_delay_s: float, timeout_s: float) -> None:
         """Not ready first, so that load balancers look elsewhere; then no new work; then out."""
@@ -259,17 +275,18 @@ def _serve(channel: WorkerChannel, logs: Logs) -> int:
     settings = channel.start.settings
     cpus = available_cpus()
     try:
+        lock_state_dir(settings.state_dir)
         several = instances_on(settings, on_gpu=False) > 1
         device = start_runtime(settings.device, intra_op_threads=1 if several else max(1, cpus - settings.io_threads))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_run(channel, device, logs))
     except ConfigurationError as error:
         channel.send(Failed(exit=EXIT_CONFIGURATION, text=str(error)))
         return EXIT_CONFIGURATION
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
 
-        async def serve() -> int:
-            return await Worker(channel, device, logs).run()
 
-        return runner.run(serve())
+async def _run(channel: WorkerChannel, device: str, logs: Logs) -> int:
+    return await Worker(channel, device, logs).run()
 
 
 if __name__ == "__main__":

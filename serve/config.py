@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from serve.config_records import RecordSettings
 from serve.cpus import available_cpus
 from serve.errors import ConfigurationError
 
@@ -82,6 +83,7 @@ class Settings(BaseModel):
     drain_timeout_s: Annotated[Seconds, Field(description="Requests in flight may take this long after SIGTERM.")] = 30.0
     pre_stop_delay_s: Annotated[Seconds, Field(description="Not ready, yet serving, for this long before the drain.")] = 0.0
     limits: Limits = Limits()
+    recording: RecordSettings = RecordSettings()
 
     @model_validator(mode="after")
     def _ports_differ(self) -> "Settings":
@@ -100,13 +102,22 @@ class Settings(BaseModel):
 
 
 # How flag, environment and file call a setting (flags with - for _) -> its field: flat, and seconds go without saying.
-KEYS = {name.removesuffix("_s"): name for name in (*(k for k in Settings.model_fields if k != "limits"), *Limits.model_fields)}
+_GROUPS: Mapping[str, type[BaseModel]] = {"limits": Limits, "recording": RecordSettings}
+_FIELDS: Mapping[str, FieldInfo] = {
+    **{name: field for name, field in Settings.model_fields.items() if name not in _GROUPS},
+    **{name: field for group in _GROUPS.values() for name, field in group.model_fields.items()},
+}
+KEYS = {name.removesuffix("_s"): name for name in _FIELDS}
 
 
 def field_of(key: str) -> FieldInfo:
     """The field behind a key of KEYS."""
-    name = KEYS[key]
-    return Settings.model_fields[name] if name in Settings.model_fields else Limits.model_fields[name]
+    return _FIELDS[KEYS[key]]
+
+
+def group_of(key: str) -> str:
+    """Which settings a key of KEYS belongs to: "limits", "recording", or "" for those of the server itself."""
+    return next((name for name, group in _GROUPS.items() if KEYS[key] in group.model_fields), "")
 
 
 def environment_name(key: str) -> str:
@@ -116,7 +127,8 @@ def environment_name(key: str) -> str:
 
 # What --help calls the value of a key whose field's type does not say it.
 _VALUES = {"host": "ADDRESS", "admin_host": "ADDRESS", "device": "auto|cpu|cuda|cuda:N", "state_dir": "DIR", "webhooks": "FILE",
-           "busy_poll_us": "MICROSECONDS|adaptive", "min_body_rate": "BYTES/S"}
+           "busy_poll_us": "MICROSECONDS|adaptive", "min_body_rate": "BYTES/S", "records": "DIR_OR_URL", "replica_id": "NAME",
+           "record_retention_days": "DAYS", "monitor_command": "COMMAND"}
 
 
 def value_of(key: str) -> str:
@@ -172,8 +184,10 @@ def load_settings(
 
 
 def _nested(values: dict[str, Any]) -> dict[str, Any]:
-    limits = {KEYS[k]: v for k, v in values.items() if KEYS[k] in Limits.model_fields}
-    return {KEYS[k]: v for k, v in values.items() if KEYS[k] not in limits} | {"limits": limits}
+    groups: dict[str, dict[str, Any]] = {name: {} for name in ("", *_GROUPS)}
+    for key, value in values.items():
+        groups[group_of(key)][KEYS[key]] = value
+    return groups.pop("") | groups
 
 
 def _from_environment(environment: Mapping[str, str], warn: Callable[[str], None]) -> dict[str, Any]:
@@ -238,7 +252,9 @@ def _parsed(source: str, key: str, value: Any) -> Any:
         if text not in _WORDS:
             raise SettingError(source, key, value, f"must be one of {', '.join(_WORDS)}")
         return _WORDS[text]
-    if isinstance(field.default, str):
+    if key == "records" and "://" not in value:
+        return str(Path(value).absolute())
+    if isinstance(field.default, str) or str in get_args(field.annotation):
         return value
     return _number(source, key, value, float if isinstance(field.default, float) else int)
 

@@ -14,6 +14,7 @@ from serve.errors import ConfigurationError
 
 BACKLOG = 1024
 RESERVED_DESCRIPTORS = 128      # for models, state, metrics and admin, whatever clients do
+WANTED_DESCRIPTORS = 8192       # beside clients' where the limit allows: a journal for each version that is recorded
 _SO_ATTACH_FILTER = 26
 # Classic BPF over a TCP segment: drop it when SYN is set and ACK is not. Each line: code, jump if true, jump if false, operand.
 _NO_SYN = (
@@ -113,7 +114,7 @@ def _bind_group(name: str, host: str, port: int, count: int) -> tuple[socket.soc
 def connections_allowed(wanted: int) -> int:
     """How many connections the limit of open files has room for, at most `wanted`; it is raised first, as far as it may be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = wanted + RESERVED_DESCRIPTORS
+    enough = wanted + WANTED_DESCRIPTORS
     if soft < enough and soft != hard:
         soft = enough if hard == resource.RLIM_INFINITY else min(hard, enough)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -7,12 +7,17 @@ import sys
 
 from pydantic import BaseModel
 
+from serve.monitoring.gate_report import GateReport
+from serve.monitoring.gate_settings import GateSettings
 from serve.routing.experiment_plan import ExperimentPlan
 from serve.routing.plan import RoutingPlan
 from serve.routing.rollout_plan import RolloutPlan
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-DOCUMENTS: dict[str, type[BaseModel]] = {"routing-plan": RoutingPlan, "rollout-plan": RolloutPlan, "experiment-plan": ExperimentPlan}
+DOCUMENTS: dict[str, type[BaseModel]] = {
+    "routing-plan": RoutingPlan, "rollout-plan": RolloutPlan, "experiment-plan": ExperimentPlan, "gate-settings": GateSettings,
+    "gate-report": GateReport,
+}
 
 
 def schema_text(kind: type[BaseModel]) -> str:

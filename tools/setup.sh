@@ -26,7 +26,7 @@ if ! up_to_date "$VENV/headrace-dependencies.stamp" "$dependencies"; then
     pip=("$VENV/bin/python" -m pip --disable-pip-version-check)
     "${pip[@]}" install -q -c constraints.txt 'setuptools>=77' 'cython>=3.3,<3.4'
     # The extensions are built below, in place, in parallel and only where they changed.
-    HEADRACE_MODULES=none "${pip[@]}" install -q -c constraints.txt --no-build-isolation -e '.[cpu,demo,dev]'
+    HEADRACE_MODULES=none "${pip[@]}" install -q -c constraints.txt --no-build-isolation -e '.[cpu,demo,dev,records,delta]'
     "${pip[@]}" install -q -c constraints.txt --no-deps magika
     echo "$dependencies" >"$VENV/headrace-dependencies.stamp"
 fi

@@ -4,6 +4,7 @@ from typing_extensions import disjoint_base
 
 from serve._core.control_queue import ControlQueue
 from serve._core.model_table import ModelTable
+from serve._core.recorder import NativeRecorder
 
 COUNTS_TENSOR_COPIES: bool
 
@@ -31,6 +32,7 @@ class Server:
         busy_poll_us: int = 200,
         cores_are_scarce: bool = True,
         access_log: bool = False,
+        recorder: NativeRecorder | None = None,
     ) -> None: ...
     def start(self) -> None: ...
     def drain(self) -> None: ...

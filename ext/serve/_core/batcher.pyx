@@ -14,6 +14,7 @@ from serve._core.infer cimport infer_encode
 from serve._core.mailbox cimport mailbox_post
 from serve._core.observe cimport observe_answer, observe_pair
 from serve._core.posix cimport *
+from serve._core.recording cimport record_outputs
 from serve._core.runner cimport Runner, RunTimes, runner_run
 from serve._core.tensors cimport Tensor
 from serve._core.version cimport BatchCounters, MAX_INSTANCES, MAX_IO_THREADS
@@ -21,8 +22,10 @@ from serve._core.version cimport BatchCounters, MAX_INSTANCES, MAX_IO_THREADS
 cdef enum:
     BATCHES_COUNTED = 1024              # batch sizes with counters of their own
     SURPRISE_NS = 2000000               # a run of a model measured as short that takes longer than this ...
+    SLICES_NS = 10000000                # nobody takes the core for so long while we want it
     SURPRISE_SHARE = 100                # ... bans it from I/O threads for so many times as long: 1 % of their time at most
     SURPRISE_BAN_S = 60                 # and at most so long
+    WATCH_NS = 1000000000               # after a run that took so long, and may have been descheduled
 
 
 # --- running a batch ----------------------------------------------------------------------------------------------------
@@ -70,9 +73,12 @@ cdef void count_batch(const Batch* run, int thread, int64_t rows, uint64_t oldes
     cdef int index = log2_up(rows)
     cdef uint64_t before = counter_read(&version.run_ns[index])
     cdef uint64_t took = end - start
-    # A run that was descheduled says nothing about the model: one sample moves the average by an eighth at most.
+    # A run that was descheduled for a slice of the scheduler says nothing about the model: the CPU time of the next ones will tell. It
+    # moves the average by an eighth at most.
     if took > SURPRISE_NS and version.may_inline:
-        counter_set(&version.inline_from, end + min(took * SURPRISE_SHARE, <uint64_t>SURPRISE_BAN_S * 1000000000))
+        if took > SLICES_NS or run.cpu_ns and thread_cpu_ns() - run.cpu_ns > SURPRISE_NS:
+            counter_set(&version.inline_from, end + min(took * SURPRISE_SHARE, <uint64_t>SURPRISE_BAN_S * 1000000000))
+        counter_set(&version.watched_until, end + WATCH_NS)
     counter_set(&version.run_ns[index], took if before == 0 else before - before // 8 + min(took, 2 * before) // 8)
     if stats == NULL:
         return
@@ -90,7 +96,9 @@ cdef void count_batch(const Batch* run, int thread, int64_t rows, uint64_t oldes
 
 
 cdef inline void give_answer(Request* request, Runner* runner, int64_t first) noexcept nogil:
-    """The request's rows of the outputs: what is watched in them, then the reply. A shadow has none."""
+    """The request's rows of the outputs: what is recorded and what is watched of them, then the reply. A shadow has none."""
+    if request.record != NULL:
+        record_outputs(request, runner, first)
     if request.shadow != NULL and observe_pair(request, runner, first):
         return
     if request.routed.plan != NULL:
@@ -117,10 +125,14 @@ cdef void run_part(Batch* batch, int first, int n, int thread) noexcept nogil:
     cdef uint64_t start = now_ns()
     cdef uint64_t oldest = start
     cdef uint64_t end
+    # Names the run within this worker's life: the thread above, its count of runs below.
+    cdef uint64_t batch_id = (<uint64_t>thread + 1) << 48 | batch.n_runs
+    batch.n_runs += 1
+    batch.cpu_ns = thread_cpu_ns() if start < counter_read(&batch.version.watched_until) else 0
     times.gathered = times.ran = times.scattered = start
     for i in range(first, first + n):
         request = batch.requests[i]
-        request.t_started = start
+        request.t_started, request.batch_id = start, batch_id
         batch.inputs[i] = request.binding.inputs
         batch.row_counts[i] = request.binding.rows
         rows += request.binding.rows

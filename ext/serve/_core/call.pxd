@@ -8,10 +8,12 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.atomic cimport atomic
 
 from serve._core.access_log cimport AccessRing
+from serve._core.counters cimport Pins
 from serve._core.failure cimport Failure
 from serve._core.http1 cimport ChunkDecoder
 from serve._core.memory cimport Arena, Buffer, Slice
 from serve._core.nghttp2 cimport nghttp2_session, nghttp2_session_callbacks
+from serve._core.record cimport RecordNote
 from serve._core.routing cimport Routed, ShadowCopy
 from serve._core.slab cimport Slab
 from serve._core.tensors cimport Binding, InferRequest
@@ -62,12 +64,6 @@ cdef struct Field:
     Slice value
     Field* next
 
-cdef struct Pins:
-    # Requests of one I/O thread that hold one snapshot; that thread alone writes. One cache line.
-    uint64_t taken
-    uint64_t dropped
-    uint8_t[48] padding
-
 cdef cppclass Mailbox:
     # Finished requests, and frames of the control plane, on their way to one I/O thread. Any thread posts, Python included, so there
     # is no lock that a descheduled poster could hold. Push one chain, take all: no ABA.
@@ -86,6 +82,8 @@ cdef struct Request:
     Routed routed                   # by which plan, to which arm
     ShadowCopy* shadow              # in the arena; NULL: not sampled
     bint counted                    # by its arm, ahead of its return. Only the I/O thread touches it
+    RecordNote* record              # in the arena; NULL: not recorded
+    uint64_t batch_id               # of the run that answered it; 0: none has
     Pins* pins
     # Guarded by the pool's lock.
     void* bucket                    # batcher.Bucket; not NULL while queued
@@ -268,6 +266,7 @@ cdef struct Hooks:
     uint64_t copied_bytes           # debug builds: of bodies, before the gather
     uint64_t now                    # monotonic ns of this turn
     uint64_t wall_ms                # of this second, for labels
+    uint64_t wall_offset            # ns to add to a monotonic time for the wall clock's, as of this second
     bint draining                   # answers ask the client to go
     char[32] date                   # IMF-fixdate of this second
     uint64_t[4] random              # ids' generator

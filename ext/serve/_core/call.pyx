@@ -371,6 +371,8 @@ cdef Request* request_new(CallPool* pool) noexcept nogil:
     request.infer.has_id = False                        # no earlier user's, should this one never be decoded
     memset(&request.routed, 0, sizeof(Routed))
     request.shadow = NULL
+    request.record = NULL
+    request.batch_id = 0
     request.counted = False
     request.t_started = 0
     return request

@@ -1,5 +1,11 @@
 """Counters with one writer each: a relaxed load and store compile to a plain add, and race detectors accept them."""
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint64_t
+
+cdef struct Pins:
+    # Requests of one I/O thread that hold one snapshot; that thread alone writes. One cache line.
+    uint64_t taken
+    uint64_t dropped
+    uint8_t[48] padding
 
 cdef extern from * nogil:
     """

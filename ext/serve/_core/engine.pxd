@@ -1,6 +1,8 @@
 """A loaded version as Python holds it: builds the native Version, warms it, reads its counters."""
 from serve._core.batcher cimport InstancePool
+from serve._core.guard cimport NativeGuard
 from serve._core.ort cimport Session
+from serve._core.recorder cimport NativeRecorder
 from serve._core.tensors cimport Signature
 from serve._core.version cimport Version
 
@@ -14,6 +16,8 @@ cdef class NativeVersion:
     cdef readonly int max_batch_size        # rows; 0: not batched
     cdef readonly tuple inputs              # serve.types.TensorSpec
     cdef readonly tuple outputs
+    cdef NativeRecorder recorder            # None: nothing of it is recorded
+    cdef NativeGuard guarded                # None: its inputs are held against nothing
     cdef list kept                          # encoded names and labels that the native structs borrow
     cdef int narrow(self) except -1
     cdef int take_labels(self, dict class_labels) except -1

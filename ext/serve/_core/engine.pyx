@@ -96,6 +96,18 @@ cdef class NativeVersion:
             version.n_labels[i] = len(labels)
         return 0
 
+    def record(self, NativeRecorder recorder not None, int stream):
+        """Its requests go into this stream, opened for its inputs and outputs. Only before the version is published."""
+        self.version.recording = recorder.stream(stream)
+        self.recorder = recorder
+
+    def guard(self, NativeGuard guard not None):
+        """Requests are held against it, which was made for its inputs. Only before the version is published."""
+        if guard.inputs != self.inputs:
+            raise ValueError(f"the guard is for the inputs {guard.inputs}, the version has {self.inputs}")
+        self.version.guard = &guard.guard
+        self.guarded = guard
+
     @property
     def instances(self):
         """Concurrent executions."""

@@ -21,8 +21,12 @@ cdef const char* reason_phrase(int status) noexcept nogil:
     """RFC 9110, 15. Clients ignore it; people read it."""
     if status == 200:
         return b"OK"
+    if status == 202:
+        return b"Accepted"
     if status == 400:
         return b"Bad Request"
+    if status == 409:
+        return b"Conflict"
     if status == 404:
         return b"Not Found"
     if status == 405:

@@ -5,6 +5,7 @@ from libc.string cimport memcpy
 
 from serve._core.compression cimport IDENTITY, deflate_all
 from serve._core.failure cimport INTERNAL, INVALID_ARGUMENT, fail
+from serve._core.guard cimport Guard, guard_check
 from serve._core.json_codec cimport json_decode, json_encode
 from serve._core.memory cimport Buffer, arena_alloc, buffer_empty, buffer_free, buffer_reserve
 from serve._core.model_table cimport ModelEntry, snapshot_find
@@ -37,7 +38,12 @@ cdef int infer_decode(Request* request, const Snapshot* snapshot, Slice model, S
     if entry == NULL or route_request(request, entry, number, fields, random, thread):
         return -1
     model = request.version.model                       # NUL-terminated by its owner
-    return bind_request(request.version.signature, infer, <const char*>model.data, &request.arena, &request.binding, &request.failure)
+    if bind_request(request.version.signature, infer, <const char*>model.data, &request.arena, &request.binding, &request.failure):
+        return -1
+    if request.version.guard == NULL:
+        return 0
+    return guard_check(<const Guard*>request.version.guard, request.version.signature, &request.binding, <const char*>model.data,
+                       &request.failure)
 
 
 # --- classification (the classification extension of the protocol) ------------------------------------------------------

@@ -11,5 +11,6 @@ cdef void stream_message(IoThread* io, Call* call, const uint8_t* data, size_t l
 cdef void end_stream_if_done(IoThread* io, Call* call) noexcept nogil
 cdef void dispatch_pending(IoThread* io) noexcept nogil                     # queue what the turn decoded; run what is short
 cdef void dispatch_done(IoThread* io, Request* request, uint64_t now) noexcept nogil       # a lent request is back
+cdef void dispatch_parked(IoThread* io, uint64_t now, bint is_last) noexcept nogil        # answers that waited to be recorded
 cdef void dispatch_deadlines(IoThread* io, uint64_t now) noexcept nogil     # refuse what is queued and too late
 cdef void inferences_gone(IoThread* io, Call* call) noexcept nogil          # the call is about to be freed

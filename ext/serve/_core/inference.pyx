@@ -6,7 +6,7 @@ from serve._core.batch_queue cimport Pool, pool_cancel, pool_finish, pool_nudge,
 from serve._core.batcher cimport batch_run, stats_of
 from serve._core.call cimport *
 from serve._core.compression cimport IDENTITY, inflate_all
-from serve._core.counters cimport counter_add, counter_read
+from serve._core.counters cimport Pins, counter_add, counter_read
 from serve._core.counting cimport count_rejection, count_success, since
 from serve._core.delivery cimport deliver, deliver_stream, note_origin
 from serve._core.failure cimport *
@@ -17,6 +17,7 @@ from serve._core.memory cimport buffer_append, buffer_reserve, slice_make
 from serve._core.observe cimport is_shadow
 from serve._core.posix cimport now_ns
 from serve._core.releasing cimport request_release
+from serve._core.recording cimport record_begin, record_done, record_park, record_reserve, record_unpark
 from serve._core.router cimport count_routed
 from serve._core.routing cimport ROUTED_ERROR, ROUTED_REFUSED, ROUTED_SUCCESS
 from serve._core.shadow cimport shadow_done, shadow_keep, shadow_make_room, shadow_sample
@@ -95,6 +96,7 @@ cdef void submit(IoThread* io, Call* call, Request* request, size_t received) no
     request.message is set; `received` bytes of the call's body became it.
     """
     cdef Pins* pins
+    cdef bint is_bound = False
     request.protocol = GRPC if call.is_grpc else HTTP
     request.stream = call.kind == CALL_INFER_STREAM
     request.mailbox = &io.mailbox
@@ -112,8 +114,11 @@ cdef void submit(IoThread* io, Call* call, Request* request, size_t received) no
     request.pins = pins
     if not has_room(io):
         fail(&request.failure, UNAVAILABLE, b"more than %zu bytes of requests in flight; try again", io.shared.limits.max_in_flight)
-    elif request.failure.kind == OK and infer_decode(request, io.snapshot, call.model, call.number, call.json_length, call.fields,
-                                                     io.hooks.random, io.index) == 0:
+    elif request.failure.kind == OK:
+        is_bound = not infer_decode(request, io.snapshot, call.model, call.number, call.json_length, call.fields, io.hooks.random, io.index)
+        if request.version != NULL and request.version.recording != NULL:
+            record_begin(io, call, request)
+    if is_bound and record_reserve(io, request) == 0:
         set_deadline(io, call, request)
         if request.routed.plan != NULL:
             shadow_sample(io, request)
@@ -123,9 +128,9 @@ cdef void submit(IoThread* io, Call* call, Request* request, size_t received) no
         io.pending_tail[0] = request
         io.pending_tail = &request.next
         return
-    count_rejection(io, request, REJECTED_INVALID, io.hooks.now)
+    count_rejection(io, request, REJECTED_QUEUE_FULL if is_bound else REJECTED_INVALID, io.hooks.now)
     count_routed(request, ROUTED_REFUSED, 0, io.index)
-    finish_request(io, request)
+    record_and_finish(io, request, io.hooks.now)
 
 
 cdef int unpack(Call* call, const uint8_t* data, size_t length, Request* request) noexcept nogil:
@@ -289,7 +294,23 @@ cdef void dispatch_done(IoThread* io, Request* request, uint64_t now) noexcept n
         count_rejection(io, request, REJECTED_QUEUE_FULL, now)
     else:
         count_rejection(io, request, FAILED_RUN, now)
+    record_and_finish(io, request, now)
+
+
+cdef void record_and_finish(IoThread* io, Request* request, uint64_t now) noexcept nogil:
+    """What is recorded first is answered first; where there is no room, the answer may have to wait for it."""
+    if request.record != NULL and not record_done(io, request, now):
+        unlist_deadline(io, request)                    # it has kept its deadline: what it waits for now has one of its own
+        if record_park(io, request, now):
+            return
     finish_request(io, request)
+
+
+cdef void dispatch_parked(IoThread* io, uint64_t now, bint is_last) noexcept nogil:
+    cdef Request* request = record_unpark(io, now, is_last)
+    while request != NULL:
+        finish_request(io, request)
+        request = record_unpark(io, now, is_last)
 
 
 cdef void run_inline(IoThread* io, Pool* pool) noexcept nogil:
@@ -334,9 +355,10 @@ cdef Request* without_gone(IoThread* io) noexcept nogil:
         following = request.next
         request.next = NULL
         if request.call == NULL:
+            request.failure.kind = CANCELLED
             count_rejection(io, request, REJECTED_CANCELLED, io.hooks.now)
             count_routed(request, ROUTED_REFUSED, 0, io.index)
-            finish_request(io, request)
+            record_and_finish(io, request, io.hooks.now)
         else:
             stats = stats_of(request.version, io.index)
             if stats != NULL:

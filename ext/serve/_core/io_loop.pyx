@@ -18,11 +18,13 @@ from serve._core.counters cimport counter_add, counter_read
 from serve._core.dispatch cimport dispatch_init
 from serve._core.http2 cimport http2_destroy, http2_init
 from serve._core.ids cimport seed_random
-from serve._core.inference cimport dispatch_deadlines, dispatch_done, dispatch_pending
+from serve._core.inference cimport dispatch_deadlines, dispatch_done, dispatch_parked, dispatch_pending
 from serve._core.io_thread cimport IoCounters, IoThread, Shared
 from serve._core.mailbox cimport mailbox_init, mailbox_take, mailbox_take_frames
 from serve._core.model_table cimport ModelTable
 from serve._core.posix cimport *
+from serve._core.record_ring cimport RecordRing
+from serve._core.recorder cimport NativeRecorder
 from serve._core.shadow cimport shadow_drop_all, shadow_expire, shadow_turn
 from serve._core.slow_call cimport dispatch_frame
 from serve._core.timeouts cimport begin_drain, sweep
@@ -73,7 +75,7 @@ cdef int poll_events(IoThread* io, epoll_event* events, uint64_t start) noexcept
 
 cdef int block(IoThread* io, epoll_event* events, uint64_t now) noexcept nogil:
     cdef int n
-    cdef int timeout_ms = 1 if io.shadows != NULL else 5 if io.deadlines != NULL else 20 if io.draining else 250
+    cdef int timeout_ms = 1 if io.shadows != NULL or io.parked != NULL else 5 if io.deadlines != NULL else 20 if io.draining else 250
     if io.next_sweep > now:
         timeout_ms = min(timeout_ms, <int>((io.next_sweep - now) // 1000000) + 1)
     io.mailbox.sleeping.store(1, memory_order_seq_cst)  # then look once more: pairs with wake_if_sleeping
@@ -136,11 +138,15 @@ cdef void handle_event(IoThread* io, epoll_event* event, uint8_t* buffer) noexce
                 read_connection(io, connection, buffer)
 
 
+cdef inline void set_second(IoThread* io) noexcept nogil:
+    io.hooks.wall_ms, io.hooks.wall_offset = wall_ms(), wall_ns() - now_ns()
+    imf_fixdate(io.hooks.date, sizeof(io.hooks.date))
+
+
 cdef void tick(IoThread* io, uint64_t now) noexcept nogil:
     if now >= io.next_second:
         io.next_second = now + 1000000000
-        io.hooks.wall_ms = wall_ms()
-        imf_fixdate(io.hooks.date, sizeof(io.hooks.date))
+        set_second(io)
     if io.phase.load(memory_order_acquire) and not io.draining:
         begin_drain(io, now)
         shadow_drop_all(io)
@@ -152,6 +158,8 @@ cdef void tick(IoThread* io, uint64_t now) noexcept nogil:
         dispatch_deadlines(io, now)
     if io.shadows != NULL or io.shadows_out != NULL:
         shadow_expire(io, now)
+    if io.parked != NULL:
+        dispatch_parked(io, now, False)
 
 
 cdef void run_turn(IoThread* io, epoll_event* events, int n, uint8_t* buffer) noexcept nogil:
@@ -205,6 +213,7 @@ cdef void close_all(IoThread* io) noexcept nogil:
 cdef void collect_all(IoThread* io) noexcept nogil:
     """With the instance pools stopped: nothing is lent to them any more."""
     take_mail(io)
+    dispatch_parked(io, now_ns(), True)
     bury(io)
 
 
@@ -244,12 +253,13 @@ cdef class Server:
     cdef readonly tuple sockets
     cdef readonly ModelTable table
     cdef readonly ControlQueue control
+    cdef NativeRecorder recorder
 
     def __init__(self, list http, list grpc, ModelTable table not None, ControlQueue control not None, *,
                  size_t max_body=64 << 20, size_t max_in_flight=1 << 30, int max_connections=2000, int max_streams=1000,
                  double header_timeout_s=10, double idle_timeout_s=75, double deadline_cap_s=60, size_t min_body_rate=1024,
                  int busy_poll_us=200, bint cores_are_scarce=True,
-                 bint access_log=False):
+                 bint access_log=False, NativeRecorder recorder=None):
         count = max(len(http), len(grpc))
         if not 1 <= count <= 16 or len(http) not in (0, count) or len(grpc) not in (0, count):
             raise ValueError(f"{len(http)} HTTP and {len(grpc)} gRPC sockets; want 1 to 16 of each, or none of one")
@@ -262,6 +272,10 @@ cdef class Server:
         limits.header_ns, limits.idle_ns = <uint64_t>(header_timeout_s * 1e9), <uint64_t>(idle_timeout_s * 1e9)
         limits.deadline_cap_ns, limits.min_body_rate = <uint64_t>(deadline_cap_s * 1e9), min_body_rate
         self.shared.busy_poll_ns, self.shared.cores_are_scarce = <uint64_t>busy_poll_us * 1000, cores_are_scarce
+        self.recorder = recorder
+        if recorder is not None and recorder.n_rings < count:
+            raise ValueError(f"a recorder of {recorder.n_rings} rings for {count} I/O threads")
+        self.shared.record_page = recorder.page if recorder is not None else <uint64_t*>NULL
         self.shared.counters = <IoCounters**>calloc(16, sizeof(void*))
         if self.shared.counters == NULL:
             raise MemoryError
@@ -289,6 +303,10 @@ cdef class Server:
         io.shadow_bytes = 0
         io.n_shadows_waiting = io.n_shadows_running = 0
         io.shadows_blocked = False
+        io.ring = self.recorder.rings[index] if self.recorder is not None else <RecordRing*>NULL
+        io.parked = NULL
+        io.parked_tail = &io.parked
+        io.n_parked = 0
         io.accept_paused = False
         io.accepting.store(1)
         io.turn_calls = 0
@@ -300,8 +318,7 @@ cdef class Server:
         io.shared, io.control, io.table = &self.shared, self.control.queue, &self.table.current
         self.shared.counters[index] = &io.counters
         io.hooks.limits, io.hooks.pool, io.hooks.held_bytes = &self.shared.limits, &io.calls, &io.counters.held_bytes
-        io.hooks.wall_ms = wall_ms()
-        imf_fixdate(io.hooks.date, sizeof(io.hooks.date))
+        set_second(io)
         dispatch_init(&io.hooks)
         if http2_init(&io.hooks) or batch_init(&io.batch) or mailbox_init(&io.mailbox):
             raise MemoryError

@@ -7,6 +7,7 @@ from serve._core.call cimport CallPool, Connection, Hooks, Limits, Mailbox, Requ
 from serve._core.control_queue cimport Queue
 from serve._core.model_table cimport Reader, Snapshot
 from serve._core.posix cimport Thread
+from serve._core.record_ring cimport RecordRing
 
 cdef struct IoCounters:
     # Written by the thread, read by Python; relaxed.
@@ -33,6 +34,7 @@ cdef struct Shared:
     uint64_t busy_poll_ns               # longest busy-poll; 0: never
     bint cores_are_scarce               # fewer cores than threads that may want one
     IoCounters** counters               # [n_threads], to add up held bytes and connections
+    uint64_t* record_page               # words that survive the process, of its NativeRecorder; NULL: nothing is recorded
 
 cdef cppclass IoThread:
     # Owned by its Server; after start() by its own thread, but for stopping, the mailbox and the counters.
@@ -60,6 +62,10 @@ cdef cppclass IoThread:
     Request* shadows_out                # submitted and not back, by call_next
     int n_shadows_running               # of them
     bint shadows_blocked                # the last time there was no capacity for them
+    RecordRing* ring                    # records on their way to the recorder; NULL: nothing is recorded
+    Request* parked                     # finished, waiting for room in the ring; oldest first
+    Request** parked_tail
+    int n_parked
     Batch batch                         # for inline runs
     int index
     int epoll

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint64_t
 from libcpp.atomic cimport atomic
 
-from serve._core.call cimport Pins
+from serve._core.counters cimport Pins
 from serve._core.failure cimport Failure
 from serve._core.memory cimport Slice
 from serve._core.routing cimport Plan

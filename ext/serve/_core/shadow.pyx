@@ -11,6 +11,7 @@ from serve._core.failure cimport CANCELLED, OK
 from serve._core.mailbox cimport mailbox_post
 from serve._core.memory cimport arena_alloc, buffer_free
 from serve._core.posix cimport now_ns, publish_pointer
+from serve._core.recording cimport record_done
 from serve._core.releasing cimport request_release
 from serve._core.router cimport shadow_position
 from serve._core.routing cimport Plan, ShadowCopy, ShadowStats, ShadowTarget
@@ -205,6 +206,12 @@ cdef Version* next_version(IoThread* io) noexcept nogil:
     return NULL
 
 
+cdef void record_shadow(IoThread* io, Request* request, uint64_t now) noexcept nogil:
+    if request.record != NULL:
+        request.record.gave_up = True                   # nobody waits for its answer, so neither does it
+        record_done(io, request, now)
+
+
 cdef int submit_some(IoThread* io, Version* version, Pool* pool, uint64_t now) noexcept nogil:
     """The version may be gone afterwards: requests that cannot be bound to it drop their pins. The pool outlives it."""
     cdef Request** link = &io.shadows
@@ -219,6 +226,8 @@ cdef int submit_some(IoThread* io, Version* version, Pool* pool, uint64_t now) n
         request = take_out(io, link)
         n += 1
         if not rebind(request):
+            request.t_queued, request.t_started, request.batch_id = now, 0, 0
+            record_shadow(io, request, now)
             count_failed(io, request)
             continue
         request.t_queued = now
@@ -277,6 +286,8 @@ cdef void forget_out(IoThread* io, Request* request) noexcept nogil:
 cdef void shadow_done(IoThread* io, Request* request) noexcept nogil:
     cdef ShadowStats* stats = stats_of_copy(io, request)
     forget_out(io, request)
+    if request.failure.kind != CANCELLED:
+        record_shadow(io, request, io.hooks.now)
     if request.failure.kind == CANCELLED:                   # made way for clients
         drop(io, request, &stats.dropped_capacity)
     elif request.failure.kind != OK:

@@ -75,6 +75,8 @@ cdef struct Version:
     void* pool                              # batcher.Pool whose threads run it; outlives the version
     Slice** class_labels                    # [n_outputs] -> [n labels] or NULL
     int* n_labels                           # [n_outputs]
+    void* recording                         # record.RecordStream of its records; NULL: none. Outlives the version
+    const void* guard                       # guard.Guard that its inputs are held against; NULL: none
     # Guarded by the pool's lock.
     void* buckets                           # batcher.Bucket list: queued requests by shape
     void* spare                             # one empty Bucket, kept
@@ -87,5 +89,6 @@ cdef struct Version:
     bint active
     # Written by whoever runs, read by I/O threads; relaxed.
     uint64_t inline_from                    # no inline runs before this time: one took far too long
+    uint64_t watched_until                  # a run took long, or was descheduled: until then their CPU time is taken
     uint64_t[N_RUN_ESTIMATES] run_ns        # moving average by power of two of rows; 0: not measured
     VersionStats* stats[MAX_THREADS]        # slot published once by its thread

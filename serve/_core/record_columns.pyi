@@ -1,0 +1,30 @@
+# Records of one stream, taken apart into Arrow buffers. serve.recording.columns makes batches of them.
+import sys
+from typing import Self
+
+from typing_extensions import disjoint_base
+
+from serve.records import RecordedTensor
+
+@disjoint_base
+class ColumnBuffer:
+    """Memory that was a column's, read-only; its owner from then on. Goes back to the columns when nobody looks at it any more."""
+
+    def __len__(self) -> int: ...
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@disjoint_base
+class RecordColumns:
+    def __new__(cls, tensors: tuple[RecordedTensor, ...], max_rows: int = 8192) -> Self: ...
+    # Rows that take() would give. Never over max_rows, but for a single record that has more.
+    @property
+    def n_rows(self) -> int: ...
+    # Records that were not what the stream says (each became one failed row), and tensors (null), ever.
+    @property
+    def n_malformed(self) -> int: ...
+    # For each column of the journal schema: its nulls, and its buffers in Arrow's order, depth first; the elements of a tensor have no
+    # bitmap. The first is the column's bitmap, None when nothing is null.
+    def take(self) -> list[tuple[int, tuple[ColumnBuffer | None, ...]]]: ...
+
+def add_for_test(columns: RecordColumns, record: bytes, repeats: int = 1) -> tuple[int, float]: ...

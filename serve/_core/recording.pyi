@@ -1,0 +1,1 @@
+# What an I/O thread does for the recorder. Nothing here for Python.

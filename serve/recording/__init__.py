@@ -1,0 +1,1 @@
+"""What becomes of recorded requests: Arrow batches, journals, sealed Parquet, queries. Needs the extra `records`."""

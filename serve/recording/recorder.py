@@ -1,0 +1,191 @@
+"""The recorder: the thread that takes rows from the data plane and sees them into journals.
+
+What becomes of a row: at most once while it is in a ring (what finds no room is dropped and counted); nothing is lost by a kill of the
+process once it is appended, at most fsync_ns worth by a power cut. At any moment, to the row,
+
+    numbered = appended + dropped + lost + in rings and columns and waiting
+"""
+
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Generic
+
+import pyarrow as pa
+import structlog
+
+from serve import clock
+from serve.recording.lane import JournalLane, JournalPlace
+from serve.recording.page import PageNumbers, RecordPage
+from serve.recording.ports import Observer, RowsT, Source
+from serve.recording.pump import PumpStream, RecordPump
+from serve.recording.redaction import Redactor
+from serve.recording.redaction_key import redaction_key
+from serve.recording.sink import RecordSink, SinkStream
+from serve.recording.stream_header import StreamHeader
+from serve.records import RecordedTensor, RecordStreamSpec, StreamReading
+from serve.telemetry.recording_facts import RecordingFacts, by_version
+
+FSYNC_NS = 1_000_000_000
+
+# Between two looks at the rings: while rows come, and at most while none do.
+BUSY_S = 0.01
+IDLE_S = 0.1
+# After a failure that nobody has thought of.
+_REPOSE_S = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RecorderSettings:
+    """replica: this server's name in headers. home: STATE_DIR/records. fsync_ns: 0: every batch. lost_before: rows of earlier epochs."""
+
+    replica: str
+    home: Path
+    fsync_ns: int = FSYNC_NS
+    lost_before: int = 0
+
+
+class Recorder(Generic[RowsT]):
+    """Runs from its making until it is closed. Methods from any thread.
+
+    source: its rows are numbered in `page`. place: where journals go; shared with the LabelWriter. has_room: whether the disk budget does;
+    asked at each turn, on the recorder's thread. Close it after the data plane has stopped.
+    """
+
+    def __init__(
+        self, source: Source[RowsT], page: RecordPage, place: JournalPlace, settings: RecorderSettings,
+        batch_of: Callable[[tuple[RecordedTensor, ...], RowsT], pa.RecordBatch], *,
+        observers: Sequence[Observer] = (), has_room: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._source = source
+        self._page = page
+        self._place = place
+        self._settings = settings
+        self._key = functools.cache(lambda: redaction_key(settings.home))
+        self._sink = RecordSink(page, settings.fsync_ns)
+        self._pump = RecordPump(source, self._sink, batch_of, observers=observers, has_room=has_room)
+        self._streams: dict[int, PumpStream] = {}
+        self._lock = threading.Lock()           # of the making of _streams, and of _flushes
+        self._flushes: list[threading.Event] = []
+        self._wake = threading.Event()
+        self._close_by_ns: int | None = None
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._thread.start()
+
+    def open_stream(self, spec: RecordStreamSpec) -> int:
+        """The id of a version's stream: what it records goes into journals of its own. An equal spec has the same.
+
+        Raises ConfigurationError for a redaction that cannot be done, ValueError when there are too many streams.
+        """
+        with self._lock:                        # of the key's making as well: versions are loaded side by side
+            redactor = Redactor(spec, self._key)
+            stream = self._source.open_stream(spec)
+            if stream not in self._streams:
+                lane = JournalLane(self._place, redactor.schema, functools.partial(self._header, replace(spec, tensors=redactor.tensors)))
+                sink = SinkStream(f"{spec.model} {spec.version}", lane, is_promised=spec.spec.policy == "fail-closed")
+                self._streams[stream] = PumpStream(spec, redactor, sink)
+                self._pump.add(stream, self._streams[stream])
+        return stream
+
+    def flush(self, timeout_s: float) -> bool:
+        """Waits until every row that is in the rings now is in a journal and synced; whether that was so in time."""
+        done = threading.Event()
+        with self._lock:
+            self._flushes.append(done)
+        self._wake.set()
+        is_done = done.wait(timeout_s)
+        with self._lock:
+            if done in self._flushes:
+                self._flushes.remove(done)
+        return is_done
+
+    def close(self, timeout_s: float) -> PageNumbers:
+        """Empties the rings, syncs and closes the journals, and marks the page clean; rows that the disk does not take in time are lost.
+
+        Returns the final numbers; is_clean is False when the disk did not let go of the thread in time.
+        """
+        self._close_by_ns = clock.monotonic_ns() + int(timeout_s * 1e9)
+        self._wake.set()
+        # A sync that hangs cannot be ended; one that is slow may still end in as much time again.
+        self._thread.join(2 * timeout_s)
+        return self._page.numbers()
+
+    def facts(self) -> RecordingFacts:
+        """What there is to be measured; labels are the LabelWriter's."""
+        now_ns = clock.monotonic_ns()
+        streams = dict(self._streams)
+        sink, backoff = self._sink, self._sink.backoff
+        lost: dict[tuple[str, str], int] = {}
+        for stream in streams.values():
+            key = stream.spec.model, stream.spec.version
+            lost[key] = lost.get(key, 0) + stream.sink.lost
+        return RecordingFacts(
+            readings=by_version(_with_sink(reading, streams[i].sink) for i, reading in enumerate(self._source.readings()) if i in streams),
+            lost=lost, lost_before=self._settings.lost_before,
+            ring_used_bytes=self._source.pending_bytes(), ring_capacity_bytes=self._source.capacity_bytes(),
+            waiting_bytes=sink.waiting_bytes, journal_bytes=sink.open_bytes, written_bytes=sink.written_bytes,
+            unsynced_bytes=sink.unsynced_bytes, append_age_s=_age_s(sink.appended_ns, now_ns), sync_age_s=_age_s(sink.synced_ns, now_ns),
+            errors=dict(backoff.counts), failing_s=_age_s(backoff.since_ns, now_ns), error=backoff.error,
+            observer_errors=self._pump.observer_errors,
+        )
+
+    def _header(self, spec: RecordStreamSpec, number: int) -> StreamHeader:
+        return StreamHeader.of_stream(
+            spec, replica=self._settings.replica, epoch=self._page.epoch, journal=number, created_ns=clock.wall_ns())
+
+    def _run(self) -> None:
+        wait_s = BUSY_S
+        while self._close_by_ns is None:
+            self._wake.wait(wait_s)
+            self._wake.clear()
+            wait_s = self._turn(wait_s)
+        while clock.monotonic_ns() < self._close_by_ns and not self._is_finished():
+            self._wake.wait(self._turn(0.0))
+            self._wake.clear()
+        self._finish()
+
+    def _turn(self, waited_s: float) -> float:
+        """Does what is due. Returns when to do that again, in seconds."""
+        try:
+            n_rows = self._pump.step(clock.monotonic_ns(), force=bool(self._flushes) or self._close_by_ns is not None)
+            self._finish_flushes()
+        except Exception:  # noqa: BLE001
+            # Without its thread nothing would be recorded, and only rings that fill up would tell.
+            _log.exception("the recorder failed; it goes on")
+            return _REPOSE_S
+        is_behind = self._source.pending_bytes() > self._source.capacity_bytes() // 16
+        if is_behind and self._pump.has_room and self._sink.takes(clock.monotonic_ns()):
+            return 0.0
+        return BUSY_S if n_rows or self._flushes or self._close_by_ns is not None else min(2 * max(waited_s, BUSY_S), IDLE_S)
+
+    def _finish_flushes(self) -> None:
+        with self._lock:
+            flushes = list(self._flushes)
+        if flushes and self._pump.is_drained() and self._sink.sync(clock.monotonic_ns()):
+            for done in flushes:
+                done.set()
+
+    def _is_finished(self) -> bool:
+        return self._pump.is_drained() and self._sink.takes(clock.monotonic_ns())
+
+    def _finish(self) -> None:
+        try:
+            self._sink.close(clock.monotonic_ns())
+            self._page.close_cleanly()
+        except Exception:  # noqa: BLE001  the process ends, and the next one counts
+            _log.exception("the recorder could not be closed in order; what is missing is counted at the next start")
+
+
+def _with_sink(reading: StreamReading, stream: SinkStream) -> StreamReading:
+    return replace(reading, appended=stream.shown, dropped={**reading.dropped, "disk_budget": stream.over_budget})
+
+
+def _age_s(since_ns: int | None, now_ns: int) -> float | None:
+    return None if since_ns is None else max(0.0, (now_ns - since_ns) / 1e9)
+
+
+__all__ = ["BUSY_S", "FSYNC_NS", "IDLE_S", "Recorder", "RecorderSettings"]
