@@ -7,6 +7,7 @@ from serve import __version__
 from serve.config import Settings
 from serve.control import ModelLine, Ready
 from serve.listeners import Ports
+from serve.types import short_digest
 
 _LONGEST_EXAMPLE = 16       # values that a line to paste may have
 
@@ -37,9 +38,14 @@ def _state(settings: Settings, ready: Ready) -> str:
 
 def _model(model: ModelLine) -> str:
     inputs = ", ".join(f"{one.name} {one.datatype}[{','.join('N' if d < 0 else str(d) for d in one.shape)}]" for one in model.inputs)
-    versions = ", ".join(f"v{version}" for version in model.versions) or "not served"
+    versions = ", ".join(_version(model, version) for version in model.versions) or "not served"
     parts = [model.name, versions, inputs, model.problem and f"({model.problem})"]
     return "  ".join(filter(None, parts))
+
+
+def _version(model: ModelLine, version: str) -> str:
+    digest = model.digests.get(version)
+    return f"v{version} ({short_digest(digest)})" if digest else f"v{version}"
 
 
 def _examples(settings: Settings, ready: Ready, ports: Ports) -> list[str]:

@@ -14,23 +14,29 @@ import typer
 from serve import __version__
 from serve.commands.audit import audit
 from serve.commands.experiment import experiment
+from serve.commands.feedback import feedback
+from serve.commands.gate import gate
 from serve.commands.judge import judge
+from serve.commands.monitor import monitor
+from serve.commands.records import records
 from serve.commands.rollout import rollout
 from serve.commands.traffic import label, traffic
-from serve.config import KEYS, Limits, SettingError, environment_name, field_of, load_settings, value_of
+from serve.config import KEYS, SettingError, environment_name, field_of, group_of, load_settings, value_of
 from serve.errors import ConfigurationError, HeadraceError
 
 if TYPE_CHECKING:
     from serve.client import Client
 
 CONFIGURATION, USAGE, PORT_IN_USE = 1, 2, 4
+_PANELS = {"": "Settings", "limits": "Limits", "recording": "Recording"}
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="A model-serving runtime: ONNX models over HTTP and gRPC, with no Python on the request path.")
 
-for group in (traffic, label, rollout, experiment, judge, audit):
+for group in (traffic, label, rollout, experiment, judge, audit, records, monitor):
     app.add_typer(group)
+app.command()(feedback)
 
 Url = Annotated[str, typer.Option("--url", help="The server's HTTP address.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name.")]
@@ -80,7 +86,7 @@ def _flag_of(key: str) -> inspect.Parameter:
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if is_bool else flag, help=f"{field.description} ({default}{environment_name(key)})",
         metavar=None if is_bool else value_of(key), show_default=False,
-        rich_help_panel="Limits" if KEYS[key] in Limits.model_fields else "Settings")
+        rich_help_panel=_PANELS[group_of(key)])
     kind: Any = bool if is_bool else str
     return inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
 
@@ -96,6 +102,7 @@ def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 app.command()(_with_flags(serve))
+app.command()(gate)
 
 
 @app.command()
@@ -177,7 +184,8 @@ def models(url: Url = DEFAULT_URL) -> None:
     from serve.demo.views import show_index
 
     with Client(url) as client:
-        show_index(client.index())
+        index = client.index()
+        show_index(index, client.digests(index))
 
 
 @app.command()

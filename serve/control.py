@@ -4,6 +4,7 @@ The supervisor speaks first (`Start`, with all settings); the pair is the worker
 `Sockets` names numbers that are valid in the worker.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -66,11 +67,14 @@ class InputLine(BaseModel):
 
 
 class ModelLine(BaseModel):
-    """A model of the start-up set. versions: the ready ones, ascending; problem: why some or all are not, else ""."""
+    """A model of the start-up set. versions: the ready ones, ascending; digests: version -> sha256:<hex> of its files; problem: why some or
+    all are not ready, else "".
+    """
 
     model_config = _STRICT
     name: str
     versions: tuple[str, ...] = ()
+    digests: Mapping[str, str] = {}
     inputs: tuple[InputLine, ...] = ()
     problem: str = ""
 

@@ -201,3 +201,27 @@ class RunReading:
     version: str
     runs: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     waits: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeTally:
+    """Values of one metric that feedback brought for one arm's answers, one of each unit: how many, their sum, the sum of their squares.
+
+    hits: values other than 0.
+    """
+
+    n: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    hits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeReading:
+    """What feedback says of the answers that were given under one generation, by one metric. Cumulative, over restarts too: a label that
+    comes late counts where its answer was given. arms: name -> tally.
+    """
+
+    generation: int
+    name: str
+    arms: Mapping[str, OutcomeTally] = field(default_factory=dict)

@@ -17,6 +17,11 @@ class TensorSpec:
     shape: tuple[int, ...]
 
 
+def short_digest(digest: str) -> str:
+    """Enough of sha256:<hex> for people: 12 hex digits."""
+    return digest.partition(":")[2][:12]
+
+
 class VersionState(StrEnum):
     """State of a model version, in the repository extension's words."""
 
@@ -39,7 +44,10 @@ class IndexEntry:
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """What /v2/models/{m} tells. versions: the ready ones, ascending; version: the one described."""
+    """What /v2/models/{m} tells. versions: the ready ones, ascending; version: the one described.
+
+    digest: of the version's files, sha256:<hex>. provenance: what the model's configuration says of where it comes from.
+    """
 
     name: str
     version: str
@@ -49,6 +57,8 @@ class ModelDescription:
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int
     platform: str = "onnxruntime_onnx"
+    digest: str = ""
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

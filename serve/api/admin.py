@@ -9,7 +9,9 @@ from starlette.exceptions import HTTPException
 
 import serve
 from serve.api.admin_documents import install_openapi, problems
+from serve.api.admin_gates import gate_routes
 from serve.api.admin_guard import RefuseForeigners
+from serve.api.admin_monitoring import Monitoring, monitoring_routes
 from serve.api.admin_plans import PlanReader
 from serve.api.admin_problems import AnswerFaults, invalid_parameters, refused_by_framework
 from serve.api.admin_records import record_routes
@@ -21,10 +23,12 @@ from serve.api.readiness import Readiness
 from serve.api.routing_ports import Routing
 
 
-def admin_app(models: Models, readiness: Readiness, settings: ApiSettings, routing: Routing | None = None) -> FastAPI:
+def admin_app(
+    models: Models, readiness: Readiness, settings: ApiSettings, routing: Routing | None = None, monitoring: Monitoring | None = None,
+) -> FastAPI:
     """The ASGI application. Its document is at /admin/v1/openapi.json; FastAPI's pages are off, as they load scripts from elsewhere.
 
-    routing: None leaves out everything that changes traffic.
+    routing: None leaves out everything that changes traffic. monitoring: None where nothing is recorded.
     """
     app = FastAPI(title=f"{settings.server_name} admin", version=serve.__version__, docs_url=None, redoc_url=None,
                   openapi_url="/admin/v1/openapi.json")
@@ -35,8 +39,11 @@ def admin_app(models: Models, readiness: Readiness, settings: ApiSettings, routi
     app.include_router(_server_routes(models, readiness, settings))
     if routing is not None:
         plans = PlanReader(models, routing)
-        for router in (traffic_routes(routing, plans), rollout_routes(routing, plans), experiment_routes(routing), record_routes(routing)):
+        for router in (traffic_routes(routing, plans), rollout_routes(routing, plans), experiment_routes(routing), gate_routes(routing),
+                       record_routes(routing)):
             app.include_router(router)
+    if monitoring is not None:
+        app.include_router(monitoring_routes(monitoring))
     install_openapi(app)
     return app
 

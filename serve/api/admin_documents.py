@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from serve.api.admin_bodies import JSON_TYPES, YAML_TYPES
 from serve.api.admin_problems import MEDIA_TYPE, Problem
+from serve.monitoring.gate_report import GateReport
 from serve.routing.experiment_plan import ExperimentPlan
 from serve.routing.plan import RoutingPlan
 from serve.routing.rollout_plan import RolloutPlan
@@ -22,6 +23,8 @@ _TAGS = [
     {"name": "traffic", "description": "How a model's requests are split over its versions, and what versions are called."},
     {"name": "rollouts", "description": "A candidate that gets traffic step by step while the judge looks on."},
     {"name": "experiments", "description": "Versions beside each other for a period, with a read-out."},
+    {"name": "gates", "description": "Reports of `headrace gate`, which a rollout may ask for."},
+    {"name": "monitoring", "description": "Drift, performance and data validation, by the records and their labels."},
     {"name": "records", "description": "What was changed, by whom, and what is happening now."},
 ]
 
@@ -38,6 +41,7 @@ _BODIES: dict[str, Json] = {
     "RoutingPlan": {"description": "A RoutingPlan, or traffic in the form of Seldon, Databricks, SageMaker or KServe."},
     "RolloutPlan": {"description": "A RolloutPlan, or steps in the form of Argo Rollouts or SageMaker."},
     "ExperimentPlan": {"description": "An ExperimentPlan."},
+    "GateReport": {"description": "What `headrace gate` wrote."},
     "Labels": {"description": "Label to version."},
 }
 _SCHEMAS: dict[str, Json] = {
@@ -82,7 +86,7 @@ def _document(app: FastAPI) -> Json:
         title=app.title, version=app.version, routes=app.routes, tags=_TAGS, separate_input_output_schemas=False,
         description="Operate the server. Errors are problem documents (RFC 9457). Weights are basis points.")
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for name, schema in {**_SCHEMAS, **_definitions((RoutingPlan, RolloutPlan, ExperimentPlan, Problem))}.items():
+    for name, schema in {**_SCHEMAS, **_definitions((RoutingPlan, RolloutPlan, ExperimentPlan, GateReport, Problem))}.items():
         schemas.setdefault(name, schema)
     for name in ("HTTPValidationError", "ValidationError"):     # the framework's own; ours are problems
         schemas.pop(name, None)

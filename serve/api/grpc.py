@@ -6,14 +6,17 @@ from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 
-from serve.api import grpc_health, grpc_reflection
+from serve.api import grpc_feedback, grpc_health, grpc_reflection
 from serve.api.faults import client_error
+from serve.api.feedback_desk import FeedbackDesk
+from serve.api.feedback_ports import Labels
+from serve.api.grpc_feedback import FeedbackService
 from serve.api.grpc_health import HealthService
 from serve.api.grpc_inference import InferenceService
 from serve.api.ports import ApiSettings, Models
 from serve.api.readiness import Readiness
 from serve.errors import InvalidArgument, NotImplementedHere
-from serve.protocol.messages import HealthCheckRequest, ServerReflectionRequest
+from serve.protocol.messages import FeedbackRequest, HealthCheckRequest, ServerReflectionRequest
 from serve.protocol.service import METHODS, Method
 from serve.telemetry.logs import Logs
 
@@ -22,17 +25,27 @@ StreamHandler = Callable[[AsyncIterator[bytes]], AsyncGenerator[bytes, None]]
 
 
 class GrpcApi:
-    """Answers every RPC that is not an inference. All that its handlers raise is HeadraceError (and CancelledError)."""
+    """Answers every RPC that is not an inference. All that its handlers raise is HeadraceError (and CancelledError).
 
-    def __init__(self, models: Models, readiness: Readiness, logs: Logs, settings: ApiSettings) -> None:
+    labels: where feedback is kept; None: nothing is recorded.
+    """
+
+    def __init__(
+        self, models: Models, readiness: Readiness, logs: Logs, settings: ApiSettings, labels: Labels | None = None,
+    ) -> None:
         health = HealthService(readiness)
-        unary = {**InferenceService(models, readiness, logs, settings).handlers(), f"/{grpc_health.SERVICE}/Check": health.check}
+        feedback = FeedbackService(FeedbackDesk(models, labels))
+        unary: dict[str, Callable[[Any], Awaitable[Message]]] = {
+            **InferenceService(models, readiness, logs, settings).handlers(), f"/{grpc_health.SERVICE}/Check": health.check,
+            f"/{grpc_feedback.SERVICE}/Submit": feedback.submit,
+        }
         self._unary = {path: _unary(METHODS[path], handler) for path, handler in unary.items()}
-        watch = f"/{grpc_health.SERVICE}/Watch"
+        watch, submit_stream = f"/{grpc_health.SERVICE}/Watch", f"/{grpc_feedback.SERVICE}/SubmitStream"
         # v1alpha has v1's messages under other names; one handler, written against v1's, serves both.
         reflection = [f"/{service}/ServerReflectionInfo" for service in grpc_reflection.SERVICES]
         self._streams = {
             watch: _stream(watch, HealthCheckRequest, health.watch),
+            submit_stream: _stream(submit_stream, FeedbackRequest, feedback.submit_stream),
             **{path: _stream(path, ServerReflectionRequest, grpc_reflection.reflect) for path in reflection},
         }
 

@@ -6,6 +6,7 @@ from functools import partial
 
 from serve.api import http_handlers, json_shapes
 from serve.api.faults import client_error
+from serve.api.feedback_ports import Labels
 from serve.api.http_handlers import HttpHandlers
 from serve.api.http_message import HttpRequest, HttpResponse, json_response
 from serve.api.ports import ApiSettings, Models
@@ -47,6 +48,7 @@ def _model_routes(handlers: HttpHandlers) -> list[Route[Handler]]:
     lines: list[Route[Handler]] = [
         Route("GET", "/v2/models", handlers.models),
         Route("GET", "/v2/models/stats", handlers.model_statistics),
+        Route("POST", _MODEL + "/feedback", handlers.feedback),
     ]
     for view, handler in views.items():
         lines += [Route("GET", base + view, handler) for base in (_MODEL, _VERSION)]
@@ -78,10 +80,12 @@ def _routes_not_implemented() -> list[Route[Handler]]:
 
 
 class HttpApi:
-    """Answers every HTTP request that is not an inference."""
+    """Answers every HTTP request that is not an inference. labels: where feedback is kept; None: nothing is recorded."""
 
-    def __init__(self, models: Models, readiness: Readiness, logs: Logs, settings: ApiSettings) -> None:
-        self._router = Router(routes(HttpHandlers(models, readiness, logs, settings)))
+    def __init__(
+        self, models: Models, readiness: Readiness, logs: Logs, settings: ApiSettings, labels: Labels | None = None,
+    ) -> None:
+        self._router = Router(routes(HttpHandlers(models, readiness, logs, settings, labels)))
 
     async def __call__(self, request: HttpRequest) -> HttpResponse:
         """The answer; never raises but CancelledError. What goes wrong is answered as {"error": text} under the error's status."""

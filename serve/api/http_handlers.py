@@ -5,6 +5,9 @@ from importlib import resources
 from typing import Any
 
 from serve.api import json_shapes, openapi
+from serve.api.feedback_desk import FeedbackDesk
+from serve.api.feedback_ports import Labels
+from serve.api.http_feedback import FeedbackHandler
 from serve.api.http_message import HttpRequest, HttpResponse, json_response
 from serve.api.logging_settings import settings_as_mapping, updated_settings
 from serve.api.ports import ApiSettings, Models
@@ -21,9 +24,12 @@ _DOCS_POLICY = (
 
 
 class HttpHandlers:
-    """Open Inference Protocol over HTTP, less inference. Source: wire contract 2.3, 2.4 and 2.7."""
+    """Open Inference Protocol over HTTP, less inference. Source: wire contract 2.3, 2.4 and 2.7. labels: None: nothing is recorded."""
 
-    def __init__(self, models: Models, readiness: Readiness, logs: Logs, settings: ApiSettings) -> None:
+    def __init__(
+        self, models: Models, readiness: Readiness, logs: Logs, settings: ApiSettings, labels: Labels | None = None,
+    ) -> None:
+        self.feedback = FeedbackHandler(FeedbackDesk(models, labels))
         self._models = models
         self._readiness = readiness
         self._logs = logs
@@ -50,7 +56,7 @@ class HttpHandlers:
 
     async def model_metadata(self, _request: HttpRequest, model: str, version: str = "") -> HttpResponse:
         """GET /v2/models/{model}[/versions/{version}]."""
-        return json_response(json_shapes.model_metadata(self._models.describe(model, version)))
+        return json_response(json_shapes.model_body(self._models.describe(model, version)))
 
     async def model_ready(self, _request: HttpRequest, model: str, version: str = "") -> HttpResponse:
         """GET …/ready."""

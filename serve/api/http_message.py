@@ -25,12 +25,12 @@ class HttpRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
 
-    def json_object(self) -> dict[str, Any]:
+    def json_object(self, limit_bytes: int = BODY_LIMIT_BYTES) -> dict[str, Any]:
         """The body as a JSON object; an empty body is an empty object. Raises InvalidArgument and TooLarge."""
         if not self.body:
             return {}
-        if len(self.body) > BODY_LIMIT_BYTES:
-            raise TooLarge(f"the body has {len(self.body)} bytes; {self.path} takes at most {BODY_LIMIT_BYTES}")
+        if len(self.body) > limit_bytes:
+            raise TooLarge(f"the body has {len(self.body)} bytes; {self.path} takes at most {limit_bytes}")
         try:
             value = json.loads(self.body)
         except (ValueError, RecursionError) as error:

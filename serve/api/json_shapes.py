@@ -33,7 +33,7 @@ def model_names(entries: Iterable[IndexEntry]) -> Json:
 
 
 def model_metadata(model: ModelDescription) -> Json:
-    """Body of GET /v2/models/{model}. Shapes keep the leading -1 of a batchable model; perf_analyzer drops it itself."""
+    """What the protocol says of a model. Shapes keep the leading -1 of a batchable model; perf_analyzer drops it itself."""
     return {
         "name": model.name,
         "versions": list(model.versions),
@@ -41,6 +41,12 @@ def model_metadata(model: ModelDescription) -> Json:
         "inputs": [_tensor(spec) for spec in model.inputs],
         "outputs": [_tensor(spec) for spec in model.outputs],
     }
+
+
+def model_body(model: ModelDescription) -> Json:
+    """Body of GET /v2/models/{model}. `headrace` is not of the protocol: what the version described is made of, and where it comes from."""
+    known = {"headrace": {"version": model.version, "digest": model.digest, "provenance": dict(model.provenance)}} if model.digest else {}
+    return {**model_metadata(model), **known}
 
 
 def _tensor(spec: TensorSpec) -> Json:

@@ -16,6 +16,7 @@ _DESCRIPTION = (
 _TAGS = [
     {"name": "inference", "description": "Ask a model."},
     {"name": "models", "description": "What is served, and how it fares."},
+    {"name": "feedback", "description": "What became true of answers; for servers that record."},
     {"name": "server", "description": "The server itself."},
     {"name": "repository", "description": "Load and unload models; only with `--model-control explicit`."},
 ]
@@ -66,6 +67,7 @@ def _paths(settings: ApiSettings) -> Json:
         "/v2/openapi.json": {"get": _operation("server", "This document", "AnyObject")},
         "/v2/docs": {"get": _docs_operation()},
     }
+    paths["/v2/models/{model}/feedback"] = {"post": _feedback_operation()}
     for base, names, what in _TARGETS:
         paths |= _model_paths(base, ("model", *names), what, settings)
     return paths
@@ -107,6 +109,21 @@ def _infer_operation(path: tuple[str, ...], what: str) -> Json:
     operation["requestBody"]["required"] = True
     operation["requestBody"]["content"]["application/octet-stream"] = binary
     operation["responses"]["200"]["content"]["application/octet-stream"] = binary
+    return operation
+
+
+def _feedback_operation() -> Json:
+    operation = _operation("feedback", "Labels and rewards of answers that were given before", None, body="Feedback", path=("model",))
+    durable = "Answer when the disk has it, not only the journal."
+    operation["parameters"].append({
+        "name": "durable", "in": "query", "required": False, "description": durable, "schema": {"type": "boolean", "default": False}})
+    operation["requestBody"]["required"] = True
+    operation["responses"] |= {
+        "202": {"description": "All items are kept", "content": _json("FeedbackAccepted")},
+        "409": {"description": "This server records nothing", "content": _json("Error")},
+        "503": {"description": "Nothing was kept: the journal cannot be appended to", "content": _json("Error")},
+    }
+    del operation["responses"]["200"]
     return operation
 
 

@@ -67,7 +67,11 @@ _MODELS: Final[Json] = {
         "shape": _array({"type": "integer", "minimum": -1}, description="-1 is a dimension of any size; the batch comes first.")}),
     "ModelMetadata": _object({
         "name": _text(), "versions": _array(_text()), "platform": _text(),
-        "inputs": _array(_ref("TensorMetadata")), "outputs": _array(_ref("TensorMetadata"))}),
+        "inputs": _array(_ref("TensorMetadata")), "outputs": _array(_ref("TensorMetadata")),
+        "headrace": _object({
+            "version": _text("The one described."), "digest": _text("SHA-256 over its files."),
+            "provenance": {"type": "object", "additionalProperties": _text(), "description": "Where it comes from, by model.yaml."}})},
+        ("name", "versions", "platform", "inputs", "outputs")),
     "ModelReady": _object({"name": _text(), "ready": _FLAG}),
     "ModelConfig": _object({"name": _text(), "max_batch_size": _COUNT}, is_open=True, description="`inference.ModelConfig` as JSON."),
     "Duration": _object({"count": _COUNT, "ns": {**_COUNT, "description": "Nanoseconds, all together."}}),
@@ -117,12 +121,32 @@ _INFERENCE: Final[Json] = {
     }, ("model_name", "model_version", "outputs")),
 }
 
-SCHEMAS: Final[Json] = {**_INFERENCE, **_MODELS, **_REPOSITORY, **_SERVER}
+_FEEDBACK_ITEM: Final[Json] = {
+    "request_id": _text("Of the request: its `id`, or `x-request-id` of its answer."),
+    "row": {**_COUNT, "description": "Of the answer; default 0."},
+    "label": {"type": ["number", "string", "boolean"], "description": "The truth. Give this or `reward`."},
+    "reward": {"type": "number", "description": "What the answer was worth."},
+    "name": _text("Of the label or reward; default `label`, `reward`."),
+    "time": {"type": ["string", "integer"], "description": "When it was known: RFC 3339 with its zone, or nanoseconds since 1970."},
+}
+
+_FEEDBACK: Final[Json] = {
+    "FeedbackItem": _object(_FEEDBACK_ITEM, ("request_id",)),
+    "Feedback": _object({
+        "feedback": _array(_ref("FeedbackItem"), minItems=1, maxItems=10_000, description="All of them are kept, or none."),
+        **_FEEDBACK_ITEM,
+    }, (), description="One item, or `feedback` alone with many."),
+    "FeedbackAccepted": _object({"accepted": {**_COUNT, "description": "Items that are kept."}}),
+}
+
+SCHEMAS: Final[Json] = {**_INFERENCE, **_FEEDBACK, **_MODELS, **_REPOSITORY, **_SERVER}
 
 EXAMPLES: Final[Json] = {
     "InferRequest": {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [5.1, 3.5, 1.4, 0.2]}]},
     "InferResponse": {
         "model_name": "iris", "model_version": "1", "outputs": [{"name": "label", "datatype": "INT64", "shape": [1], "data": [0]}]},
+    "Feedback": {"feedback": [{"request_id": "01890a5d-ac96-774b-bcce-b302099a8057", "row": 0, "label": 7}]},
+    "FeedbackAccepted": {"accepted": 1},
     "IndexRequest": {"ready": False},
     "LoadRequest": {},
     "UnloadRequest": {},

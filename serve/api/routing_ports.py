@@ -57,6 +57,12 @@ class Routing(Protocol):
     async def stop_experiment(self, experiment_id: str, by: Actor, keep: str = "") -> Mapping[str, Any]:
         """keep: the variant that gets everything afterwards; "" takes the traffic back as it was."""
 
+    async def put_gate(self, model: str, report: Mapping[str, Any], by: Actor) -> Mapping[str, Any]:
+        """Stores a gate's report (monitoring.gate_report.GateReport as JSON) for its version and digest; what is stored."""
+
+    async def gates(self, model: str, version: str = "") -> Sequence[Mapping[str, Any]]:
+        """Stored reports, the newest first."""
+
     async def audit(self, after: int = 0, limit: int = 100) -> Sequence[Mapping[str, Any]]:
         """Audit rows (CloudEvents) with a sequence number over `after`, ascending."""
 

@@ -140,6 +140,14 @@ class AdminClient(Connected):
         """keep: the variant that gets everything afterwards; "" takes the traffic back as it was."""
         return self._ask("POST", f"/experiments/{_part(experiment)}/stop" + _query(keep=keep or None), None, reason)
 
+    def put_gate(self, model: str, version: str, report: Mapping[str, Any], reason: str = "") -> Document:
+        """Stores what `headrace gate` found, for rollouts that ask for it."""
+        return self._ask("PUT", f"{_model(model)}/gates/{_part(version)}", report, reason)
+
+    def gates(self, model: str) -> list[Document]:
+        """Stored reports, the newest first."""
+        return list(self._ask("GET", f"{_model(model)}/gates")["gates"])
+
     def audit(self, after: int = 0, limit: int = 1000) -> list[Document]:
         """One page of audit rows."""
         return list(self._ask("GET", "/audit" + _query(after=str(after), limit=str(limit)))["events"])
@@ -153,6 +161,22 @@ class AdminClient(Connected):
                 raise ClientError(200, f"the audit's page behind row {after} ends at row {page['next']}: its rows are out of order")
             after = int(page["next"])
             page = self._ask("GET", "/audit" + _query(after=str(after), limit="1000"))
+
+    def monitoring(self, model: str, version: str = "", variant: str = "", since: str = "", limit: int = 288) -> Document:
+        """Drift, performance, data validation and alerts. since: RFC 3339 or seconds since the epoch; limit: windows of each series."""
+        query = _query(version=version or None, variant=variant or None, since=since or None, limit=str(limit))
+        return self._ask("GET", f"{_model(model)}/monitoring{query}")
+
+    def baseline(self, model: str, version: str = "") -> Document:
+        """What a version is compared with. version "": the one that an unversioned request gets."""
+        return self._ask("GET", f"{_model(model)}/monitoring/baseline" + _query(version=version or None))
+
+    def set_baseline(self, model: str, version: str, baseline: Mapping[str, Any] | Text, reason: str = "") -> Document:
+        return self._ask("PUT", f"{_model(model)}/monitoring/baseline" + _query(version=version), baseline, reason)
+
+    def acknowledge(self, model: str, alert: str, reason: str = "") -> Document:
+        """Says that an alert was seen."""
+        return self._ask("POST", f"{_model(model)}/monitoring/alerts/{_part(alert)}/acknowledge", None, reason)
 
     def events(self, after: int | None = None) -> Iterator[Document]:
         """Changes and verdicts as they happen, on a connection of its own; from audit row `after` on where given. Ends with the server."""

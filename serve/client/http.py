@@ -3,11 +3,14 @@
 One Client is one connection: use one for each thread.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
+
+import numpy as np
 
 from serve.client.connection import ClientError, Connected, Connection
 from serve.client.tensors import Array, datatype_of, from_bytes, from_json, to_bytes
@@ -74,11 +77,37 @@ class Client(Connected):
         entries = self._json("POST", "/v2/repository/index", {"ready": True} if ready else {})
         return [IndexEntry(e["name"], e.get("version", ""), VersionState(e.get("state", "UNKNOWN")), e.get("reason", "")) for e in entries]
 
+    def digests(self, index: Sequence[IndexEntry]) -> dict[tuple[str, str], str]:
+        """(model, version) -> digest of its files, for the entries that are ready; without those that the server does not tell."""
+        found = {}
+        for entry in index:
+            if entry.state is VersionState.READY:
+                with contextlib.suppress(ClientError, KeyError):        # it may have been unloaded meanwhile
+                    found[entry.name, entry.version] = str(self.metadata(entry.name, entry.version)["headrace"]["digest"])
+        return found
+
     def load(self, model: str) -> None:
         self._call("POST", f"/v2/repository/models/{quote(model, safe='')}/load", b"{}")
 
     def unload(self, model: str) -> None:
         self._call("POST", f"/v2/repository/models/{quote(model, safe='')}/unload", b"{}")
+
+    def feedback(
+        self, model: str, request_id: str, label: float | str | bool | None = None, *, reward: float | None = None, row: int = 0,
+        name: str = "", time: str | int | None = None, durable: bool = False,
+    ) -> None:
+        """What became true of one answer, or what it was worth. request_id: `id` of the request, or `x-request-id` of the answer's headers.
+
+        time: when it was known: RFC 3339 with its zone, or nanoseconds since 1970. durable: the server's disk has it when this returns.
+        """
+        given = {"label": label, "reward": reward, "row": row or None, "name": name or None, "time": time}
+        item = {key: value for key, value in given.items() if value is not None}
+        self.feedback_items(model, [{"request_id": request_id, **item}], durable=durable)
+
+    def feedback_items(self, model: str, items: Sequence[Mapping[str, Any]], *, durable: bool = False) -> int:
+        """At most 10,000 items with the keys of `feedback`; all of them are kept, or none. Returns how many."""
+        path = f"{_model_path(model, None)}/feedback" + ("?durable=true" if durable else "")
+        return int(self._json("POST", path, {"feedback": [_plain(item) for item in items]})["accepted"])
 
     def _json(self, method: str, path: str, body: object = None) -> Any:
         answer, _ = self._call(method, path, None if body is None else json.dumps(body).encode())
@@ -91,7 +120,7 @@ class Client(Connected):
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None,
     ) -> tuple[bytes, dict[str, str]]:
         answer = self._connection.ask(method, path, body, headers or {})
-        if answer.status != 200:
+        if not 200 <= answer.status < 300:
             raise ClientError(answer.status, _error_text(answer.content, answer.reason))
         return answer.content, dict(answer.headers)
 
@@ -99,6 +128,11 @@ class Client(Connected):
 def _model_path(model: str, version: str | None) -> str:
     path = f"/v2/models/{quote(model, safe='')}"
     return path if version is None else f"{path}/versions/{quote(version, safe='')}"
+
+
+def _plain(item: Mapping[str, Any]) -> dict[str, Any]:
+    """numpy's numbers as Python's."""
+    return {key: value.item() if isinstance(value, np.generic) else value for key, value in item.items()}
 
 
 def _error_text(content: bytes, reason: str) -> str:

@@ -39,7 +39,7 @@ def connected(url: str, who: str = "") -> "Iterator[AdminClient]":
     """The client, closed afterwards."""
     from serve.client.admin import AdminClient
 
-    with AdminClient(url, who or _user()) as client:
+    with AdminClient(url, who or user()) as client:
         yield client
 
 
@@ -71,7 +71,8 @@ def plan_file(path: Path) -> "Text":
     return Text(content, JSON if is_json else YAML)
 
 
-def _user() -> str:
+def user() -> str:
+    """Who runs the command, for the audit; "" where that has no name."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):     # a container's number without a name

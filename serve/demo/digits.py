@@ -37,13 +37,14 @@ def train() -> Trained:
     first.fit(seen[:FIRST_VERSION_ROWS], seen_labels[:FIRST_VERSION_ROWS])
     second = make_pipeline(MinMaxScaler(), MLPClassifier((64,), max_iter=400, random_state=0))
     second.fit(seen, seen_labels)
-    versions = {name: (_exported(model), float(model.score(held_out, held_out_labels))) for name, model in (("1", first), ("2", second))}
+    versions = {name: (exported(model), float(model.score(held_out, held_out_labels))) for name, model in (("1", first), ("2", second))}
     return Trained(versions, held_out, held_out_labels.astype(np.int64))
 
 
-def _exported(model: Pipeline) -> bytes:
+def exported(model: Pipeline) -> bytes:
+    """The ONNX file: `input` FP32 [N, 64] in; `label` INT64 [N] and `probabilities` FP32 [N, 10] out."""
     # Without zipmap=False the probabilities would be a sequence of maps, which no tensor protocol can carry.
-    exported: Any = to_onnx(model, initial_types=[("input", FloatTensorType([None, 64]))], options={"zipmap": False},
+    converted: Any = to_onnx(model, initial_types=[("input", FloatTensorType([None, 64]))], options={"zipmap": False},
                             target_opset=_OPSETS, name="digits")
-    content: bytes = exported.SerializeToString()
+    content: bytes = converted.SerializeToString()
     return content

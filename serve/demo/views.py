@@ -1,7 +1,7 @@
 """Answers on a terminal: tables for people, JSON for pipes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from serve.client import Client, InferResult
-from serve.types import IndexEntry
+from serve.types import IndexEntry, short_digest
 
 if TYPE_CHECKING:
     from serve.demo.heldout import Comparison
@@ -26,11 +26,12 @@ def as_json(result: InferResult) -> str:
                       ensure_ascii=False)
 
 
-def show_index(entries: Sequence[IndexEntry]) -> None:
-    """A line for each model version."""
-    table = Table("model", "version", "state", "reason", box=None, pad_edge=False)
+def show_index(entries: Sequence[IndexEntry], digests: Mapping[tuple[str, str], str]) -> None:
+    """A line for each model version. digests: (model, version) -> sha256:<hex>, of those that are known."""
+    table = Table("model", "version", "state", "digest", "reason", box=None, pad_edge=False)
     for entry in entries:
-        table.add_row(*(Text(cell) for cell in (entry.name, entry.version, entry.state.value, entry.reason)))
+        digest = short_digest(digests.get((entry.name, entry.version), ""))
+        table.add_row(*(Text(cell) for cell in (entry.name, entry.version, entry.state.value, digest, entry.reason)))
     _console().print(table)
 
 

@@ -67,6 +67,11 @@ class Catalog:
         record, number, served = self._resolve(name, version)
         return _description(record, number, served)
 
+    def descriptions(self) -> list[ModelDescription]:
+        """Of every version that serves, by model and number."""
+        return [_description(record, number, record.served[number])
+                for record in self.served_models() for number in ascending(record.served)]
+
     def config(self, name: str, version: str) -> dict[str, Any]:
         """Triton's ModelConfig in JSON shape. Raises NotFound, Unavailable."""
         record, number, served = self._resolve(name, version)
@@ -119,6 +124,8 @@ def _description(record: ModelRecord, version: str, served: Served) -> ModelDesc
         inputs=served.loaded.inputs,
         outputs=served.loaded.outputs,
         max_batch_size=served.loaded.max_batch_size,
+        digest=served.digest,
+        provenance=served.config.provenance,
     )
 
 

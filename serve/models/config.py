@@ -8,20 +8,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError, WithJsonSchema, model_validator
 
 from serve.errors import ConfigurationError
+from serve.models.config_base import Strict
+from serve.models.config_recording import MonitoringSection, RecordingSection
 from serve.models.names import LABEL_RULE, VERSION_RULE, is_label, is_version
 from serve.models.yaml_reader import read_yaml
 
@@ -64,20 +55,18 @@ Version = Annotated[str, BeforeValidator(_version_text), AfterValidator(_checked
 Label = Annotated[str, AfterValidator(_checked_label)]
 Rows = Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE_LIMIT)]
 Dimension = Annotated[int, Field(ge=1)]
+ProvenanceKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+ProvenanceValue = Annotated[str, Field(max_length=1_024)]
 DeclaredDimension = Annotated[int, Field(ge=-1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-
-class LatestPolicy(_Strict):
+class LatestPolicy(Strict):
     """Load the `latest` highest version numbers."""
 
     latest: Annotated[int, Field(ge=1)] = 1
 
 
-class SpecificPolicy(_Strict):
+class SpecificPolicy(Strict):
     """Load exactly these versions."""
 
     specific: Annotated[tuple[Version, ...], Field(min_length=1)]
@@ -106,17 +95,21 @@ ClassLabels = Annotated[
     Discriminator(_class_labels_tag),
 ]
 # Pydantic names the branch of a union in the path of an error; the operator wrote no such key.
-_TAGS = frozenset({"as_all", "as_latest", "as_specific", "as_file", "as_list"})
+_TAGS = frozenset({"as_all", "as_latest", "as_specific", "as_file", "as_list", "as_word", "as_bucket"})
 _ALLOWED = {
     "version_policy": "all, {latest: <count>} or {specific: [<version>, ...]}",
     "class_labels": "by output, a file name or a list of names",
     "device": "cpu, cuda or cuda:<index>",
     "inputs": "a list of {name, datatype, shape}",
     "outputs": "a list of {name, datatype, shape}",
+    "recording.redact": "by column, drop, mask, hash or {bucket: [<bound>, ...]}",
+    "recording.tags": "by tag, {header: <name>} or {parameter: <name>}",
 }
+# Their own keys are what an unknown key in them is answered with.
+_SECTIONS: Mapping[str, type[Strict]] = {"recording": RecordingSection, "monitoring": MonitoringSection}
 
 
-class TensorDeclaration(_Strict):
+class TensorDeclaration(Strict):
     """What an input or output of the graph is expected to be; a graph that differs is refused."""
 
     name: Annotated[str, Field(min_length=1)]
@@ -126,7 +119,7 @@ class TensorDeclaration(_Strict):
     )
 
 
-class ModelConfig(_Strict):
+class ModelConfig(Strict):
     """Settings of one model, all versions alike. What is not set is decided from the graph and the machine."""
 
     description: str = Field(default="", description="For people; shown nowhere on the request path.")
@@ -169,6 +162,13 @@ class ModelConfig(_Strict):
         description="By input, the shape of a warm-up run, without the batch dimension when the model is batched. Default 1 where dynamic.",
     )
     parameters: Mapping[str, str] = Field(default={}, description="Free text, shown in the model's configuration.")
+    recording: RecordingSection = Field(default=RecordingSection(), description="What is kept of its predictions, under --records.")
+    monitoring: MonitoringSection = Field(default=MonitoringSection(), description="What is watched of them.")
+    provenance: Annotated[Mapping[ProvenanceKey, ProvenanceValue], Field(max_length=64)] = Field(
+        default={},
+        description="Where the versions come from, kept with every recorded row: training_data, training_data_digest, git_revision, "
+        "dvc_revision, mlflow_run, or whatever you name.",
+    )
 
     @model_validator(mode="after")
     def _batching_is_consistent(self) -> Self:
@@ -219,9 +219,13 @@ def _explain(detail: dict[str, Any], where: str, keys: Mapping[str, str]) -> str
     if not path:
         return f"{where}: {detail['msg'].removeprefix('Value error, ')}"
     key = ".".join([keys.get(path[0], path[0]), *path[1:]])
-    allowed = f"; allowed: {_ALLOWED[path[0]]}" if path[0] in _ALLOWED else ""
+    text = _ALLOWED.get(path[0]) or _ALLOWED.get(".".join(path[:2]), "")
+    allowed = f"; allowed: {text}" if text else ""
     if detail["type"] == "extra_forbidden":
-        return f"{where}: unknown key {key!r}{allowed or '; allowed: ' + ', '.join(ModelConfig.model_fields)}"
+        section = _SECTIONS.get(path[0], ModelConfig)
+        return f"{where}: unknown key {key!r}{allowed or '; allowed: ' + ', '.join(section.model_fields)}"
+    if path[0] in _SECTIONS and len(path) == 1 and detail["type"] == "value_error":
+        return f"{where}: {key}: {detail['msg'].removeprefix('Value error, ')}"
     return f"{where}: {key} = {_short(detail['input'])}: {detail['msg'].removeprefix('Value error, ')}{allowed}"
 
 

@@ -7,12 +7,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 from serve.errors import HeadraceError, InternalError, Unavailable
 from serve.models.catalog import Catalog
 from serve.models.crash_marks import CrashMarks
 from serve.models.engine_port import Engine, LoadedVersion, LoadSpec
-from serve.models.load_plan import LoadPlan
+from serve.models.load_plan import LoadPlan, ModelRepository
 from serve.models.states import ModelRecord, Served, publishable
 from serve.types import VersionState
 
@@ -21,15 +22,22 @@ _log = logging.getLogger(__name__)
 UNLOADED = "unloaded"
 
 
+@dataclass(frozen=True, slots=True)
+class _Built:
+    loaded: LoadedVersion
+    digest: str
+
+
 class Deployer:
     """on_change: called after what serves has changed. pinned: versions of a model that must stay. n_loads, n_closes: versions being
     loaded, and drained, at a time.
     """
 
     def __init__(
-        self, engine: Engine, marks: CrashMarks, catalog: Catalog, on_change: Callable[[], None],
+        self, repository: ModelRepository, engine: Engine, marks: CrashMarks, catalog: Catalog, on_change: Callable[[], None],
         pinned: Callable[[str], Collection[str]], *, n_loads: int, n_closes: int,
     ) -> None:
+        self._repository = repository
         self._engine = engine
         self._marks = marks
         self._catalog = catalog
@@ -52,7 +60,7 @@ class Deployer:
         all_or_nothing: one failure leaves everything as it was; else what could be built serves. What is replaced or no longer wanted
         is closed in the background: `settled` waits for it. Raises InternalError when the engine cannot publish.
         """
-        built: dict[str, LoadedVersion] = {}
+        built: dict[str, _Built] = {}
         failures: dict[str, Exception] = {}
         for version in plan.builds:
             outcome = await self._build(record, plan.spec(version, default_device))
@@ -101,7 +109,7 @@ class Deployer:
         self._loaders.shutdown()
         self._closers.shutdown()
 
-    async def _build(self, record: ModelRecord, spec: LoadSpec) -> LoadedVersion | Exception:
+    async def _build(self, record: ModelRecord, spec: LoadSpec) -> _Built | Exception:
         is_new = spec.version not in record.served
         if is_new:
             record.advance(spec.version, VersionState.LOADING)
@@ -115,15 +123,20 @@ class Deployer:
                 record.advance(spec.version, VersionState.UNAVAILABLE, str(error))
             return error
 
-    def _open(self, spec: LoadSpec) -> LoadedVersion:
+    def _open(self, spec: LoadSpec) -> _Built:
         if self._is_stopping:
             raise Unavailable("the server is shutting down")
+        spec = replace(spec, digest=self._repository.digest(spec.path, spec.label_files))
         with self._marks.loading(spec.name, spec.version):
-            return self._engine.load(spec)
+            loaded = self._engine.load(spec)
+        if self._repository.digest(spec.path, spec.label_files) != spec.digest:
+            loaded.close()
+            raise Unavailable(f"the files of version {spec.version} were changed while it was loaded; load it again")
+        return _Built(loaded, spec.digest)
 
-    async def _swap(self, plan: LoadPlan, record: ModelRecord, built: Mapping[str, LoadedVersion]) -> None:
+    async def _swap(self, plan: LoadPlan, record: ModelRecord, built: Mapping[str, _Built]) -> None:
         config = plan.configured.config
-        fresh = {version: Served(loaded, plan.builds[version], config) for version, loaded in built.items()}
+        fresh = {version: Served(one.loaded, plan.builds[version], config, one.digest) for version, one in built.items()}
         # A version whose new build failed goes on as it was.
         stale = {version: record.served[version] for version in plan.builds if version in record.served}
         # And so does one that a routing plan has come to name while this was built.
@@ -150,9 +163,9 @@ class Deployer:
     def _publish(self, record: ModelRecord, served: Mapping[str, Served], labels: Mapping[str, str]) -> None:
         self._engine.publish({**self._catalog.table(), record.name: publishable(served, labels, record.routing)})
 
-    async def _discard(self, record: ModelRecord, built: Mapping[str, LoadedVersion], reason: str) -> None:
+    async def _discard(self, record: ModelRecord, built: Mapping[str, _Built], reason: str) -> None:
         """Closes versions that were never published."""
-        await asyncio.gather(*(self._close(record.name, version, loaded) for version, loaded in built.items()))
+        await asyncio.gather(*(self._close(record.name, version, one.loaded) for version, one in built.items()))
         for version in built:
             if version not in record.served:
                 record.advance(version, VersionState.UNAVAILABLE, reason)

@@ -6,8 +6,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from serve import clock
 from serve.errors import ConfigurationError
 from serve.models.config import ModelConfig, parse_model_yaml
+from serve.models.digest import VersionDigests
 from serve.models.repository import MODEL_YAML, FileStamp, ModelSource, Scan, scan, scan_strictly, version_stamp
 from serve.models.triton_config import read_config_pbtxt
 
@@ -47,6 +49,7 @@ class DiskRepository:
         self._paths = tuple(pathlib.Path(os.path.abspath(path)) for path in paths)
         self._lenient = lenient
         self._listing = DiskListing()
+        self._digests = VersionDigests(clock.wall_ns)
 
     def scan(self) -> Scan:
         return scan(self._paths, self._listing)
@@ -62,6 +65,10 @@ class DiskRepository:
     def stamp(self, model_file: pathlib.Path) -> tuple[FileStamp, ...]:
         """Identity of a version's files. Raises OSError, ConfigurationError."""
         return version_stamp(model_file, self._listing)
+
+    def digest(self, model_file: pathlib.Path, label_files: Sequence[pathlib.Path]) -> str:
+        """What the version is made of, in one name; see digest.py. Raises ConfigurationError, Unavailable, OSError."""
+        return self._digests.digest(model_file, label_files)
 
     def configuration(self, source: ModelSource) -> Configured:
         """The model's configuration, or the default one. Raises ConfigurationError."""

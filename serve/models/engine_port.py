@@ -5,14 +5,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from serve._core.recorder import NativeRecorder
 from serve.models.config import ModelConfig
+from serve.records import RecordStreamSpec
 from serve.traffic import PlanReading, RoutingSpec, RunReading
 from serve.types import TensorSpec, VersionStatistics
 
 
 @dataclass(frozen=True, slots=True)
 class LoadSpec:
-    """One version to load. path: the .onnx file. config_origin: names the configuration in errors. class_labels: by output, resolved."""
+    """One version to load. path: the .onnx file. config_origin: names the configuration in errors. class_labels: by output, resolved, read
+    from label_files where those are files. digest: what the version is made of, "" until that was read.
+    """
 
     name: str
     version: str
@@ -21,6 +25,18 @@ class LoadSpec:
     config_origin: str
     device: str
     class_labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    label_files: tuple[pathlib.Path, ...] = ()
+    digest: str = ""
+
+
+class RecordStreams(Protocol):
+    """Where what versions answer is recorded; `serve.recording_setup.Recording` in production."""
+
+    @property
+    def native(self) -> NativeRecorder: ...
+
+    def open_stream(self, spec: RecordStreamSpec) -> int:
+        """The id of a version's stream. Any thread. Raises ConfigurationError, ValueError."""
 
 
 class LoadedVersion(Protocol):
@@ -95,4 +111,4 @@ class Engine(Protocol):
         """
 
 
-__all__ = ["Engine", "LoadSpec", "LoadedVersion", "PublishedModel"]
+__all__ = ["Engine", "LoadSpec", "LoadedVersion", "PublishedModel", "RecordStreams"]

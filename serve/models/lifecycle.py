@@ -70,7 +70,7 @@ class ModelManager(ModelQueries):
         self._marks = marks
         self._options = options
         self._deployer = Deployer(
-            engine, marks, self._catalog, options.on_change, options.pinned,
+            repository, engine, marks, self._catalog, options.on_change, options.pinned,
             n_loads=options.n_concurrent_loads, n_closes=options.n_concurrent_closes,
         )
         # A lock lives as long as somebody holds or awaits it, so asking for unknown names costs no memory.

@@ -1,7 +1,7 @@
 """What a load has to do: which versions to build, which to keep as they are, which are not there. Blocking: reads the disk."""
 
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +23,8 @@ class ModelRepository(Protocol):
     def scan_strictly(self) -> Scan: ...
 
     def stamp(self, model_file: pathlib.Path) -> tuple[FileStamp, ...]: ...
+
+    def digest(self, model_file: pathlib.Path, label_files: Sequence[pathlib.Path]) -> str: ...
 
     def configuration(self, source: ModelSource) -> Configured: ...
 
@@ -57,6 +59,7 @@ class LoadPlan:
             config_origin=self.configured.origin,
             device=config.device or default_device,
             class_labels=self.builds[version].class_labels,
+            label_files=label_files(self.source, config),
         )
 
 
@@ -135,10 +138,15 @@ def _divide(
             continue
         build = Build(repository.stamp(source.versions[version]), settings, class_labels)
         if current is not None and current.build == build:
-            kept[version] = Served(current.loaded, build, configured.config)
+            kept[version] = Served(current.loaded, build, configured.config, current.digest)
         else:
             builds[version] = build
     return builds, kept
+
+
+def label_files(source: ModelSource, config: ModelConfig) -> tuple[pathlib.Path, ...]:
+    """The files of class names that a configuration asks for."""
+    return tuple(source.path / labels for labels in config.class_labels.values() if isinstance(labels, str))
 
 
 def _settings(config: ModelConfig) -> Mapping[str, object]:
@@ -151,4 +159,4 @@ def _no_version(source: ModelSource) -> str:
     return f"no version in {source.path}: expected {source.path}/<version>/model.onnx{ignored}"
 
 
-__all__ = ["LoadPlan", "ModelRepository", "plan_model", "plan_version"]
+__all__ = ["LoadPlan", "ModelRepository", "label_files", "plan_model", "plan_version"]

@@ -3,33 +3,45 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from serve._core.batcher import InstancePool
 from serve._core.engine import NativeVersion
+from serve._core.guard import NativeGuard
 from serve._core.model_table import ModelTable
 from serve._core.ort import Session
 from serve._core.routing_plan import NativePlan
 from serve._core.units import UnitMemory
 from serve.errors import HeadraceError, InvalidArgument, NotFound
-from serve.models.engine_port import LoadedVersion, LoadSpec, PublishedModel
+from serve.models.engine_port import LoadedVersion, LoadSpec, PublishedModel, RecordStreams
 from serve.models.native_version import NativeLoadedVersion
 from serve.models.plan_readings import merged_readings
+from serve.models.recorded import recorded_tensors
 from serve.models.resolution import resolve
+from serve.records import RecordStreamSpec
 from serve.traffic import WHOLE_BP, Arm, PlanReading, RoutingSpec
+from serve.types import TensorSpec
 
 _log = logging.getLogger(__name__)
 
 # Final readings of a model that are kept for those who look later.
 GENERATIONS_KEPT = 32
 
+GuardOf = Callable[[LoadSpec, Sequence[TensorSpec], int], NativeGuard | None]
+
 
 class NativeEngine:
-    """Loads versions and publishes them. instances_on: device -> threads of its pool. pools: filled as devices come into use."""
+    """Loads versions and publishes them. instances_on: device -> threads of its pool. records: None: nothing is recorded. guard_of: what a
+    version's inputs are held against, of its spec, inputs and max_batch_size; None: nothing.
+    """
 
-    def __init__(self, table: ModelTable, instances_on: Callable[[str], int]) -> None:
+    def __init__(
+        self, table: ModelTable, instances_on: Callable[[str], int], records: RecordStreams | None = None, guard_of: GuardOf | None = None
+    ) -> None:
         self._table = table
+        self._guard_of = guard_of
+        self._records = records
         self._instances_on = instances_on
         self._lock = threading.Lock()
         self._pools: dict[str, InstancePool] = {}
@@ -64,7 +76,26 @@ class NativeEngine:
         except ValueError as error:
             raise InvalidArgument(f"{spec.config_origin}: {error}") from error
         native.warm_up(dict(settings.warmup_shapes), tuple(settings.warmup_batch_sizes))
+        self._record(native, spec)
+        guard = None if self._guard_of is None else self._guard_of(spec, native.inputs, native.max_batch_size)
+        if guard is not None:
+            native.guard(guard)
         return NativeLoadedVersion(native, self._table, settings)
+
+    def _record(self, native: NativeVersion, spec: LoadSpec) -> None:
+        recording = spec.config.recording.spec()
+        if self._records is None or recording is None:
+            return
+        stream = RecordStreamSpec(
+            model=spec.name, version=spec.version, digest=spec.digest,
+            tensors=recorded_tensors(recording, native.inputs, native.outputs, native.max_batch_size),
+            spec=recording, provenance=spec.config.provenance, monitoring=spec.config.monitoring.spec())
+        try:
+            native.record(self._records.native, self._records.open_stream(stream))
+        except ValueError as error:
+            if recording.policy == "fail-closed":
+                raise InvalidArgument(f"model '{spec.name}' answers nothing that is not recorded: {error}") from error
+            _log.error("version %s of model '%s' is not recorded: %s", spec.version, spec.name, error)
 
     def publish(self, models: Mapping[str, PublishedModel]) -> None:
         """One swap of the whole table."""

@@ -4,15 +4,13 @@ import pathlib
 import time
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from serve._core.engine import NativeVersion
 from serve._core.model_table import ModelTable
 from serve._core.runner import RunnerHarness
-from serve.client.tensors import DTYPES, Array, from_bytes, to_bytes
+from serve.client.tensors import Array, from_bytes, to_bytes
 from serve.errors import InvalidArgument
 from serve.models.resolution import ResolvedConfig
-from serve.models.self_test import check_answer, check_cases, read_cases
+from serve.models.self_test import check_answer, check_cases, made_up, read_cases
 from serve.traffic import RunReading
 from serve.types import TensorSpec, VersionStatistics
 
@@ -25,7 +23,7 @@ class NativeLoadedVersion:
     def __init__(self, native: NativeVersion, table: ModelTable, settings: ResolvedConfig) -> None:
         self._native: NativeVersion | None = native
         self._table = table
-        self._made_up = _made_up(settings)
+        self._made_up = made_up(settings)
         self.inputs: tuple[TensorSpec, ...] = native.inputs
         self.outputs: tuple[TensorSpec, ...] = native.outputs
         self.max_batch_size: int = native.max_batch_size
@@ -71,17 +69,6 @@ class NativeLoadedVersion:
         while not native.is_idle():
             time.sleep(_CLOSE_POLL_S)
         self._native = None
-
-
-def _made_up(settings: ResolvedConfig) -> dict[str, Array]:
-    """One row of zeros, or of empty strings. BF16 as the 16 bits that it is."""
-    rows = (1,) if settings.max_batch_size else ()
-    made_up: dict[str, Array] = {}
-    for spec in settings.inputs:
-        shape = (*rows, *settings.warmup_shapes[spec.name])
-        is_text = spec.datatype == "BYTES"
-        made_up[spec.name] = np.full(shape, b"" if is_text else 0, dtype=object if is_text else DTYPES.get(spec.datatype, np.dtype("<u2")))
-    return made_up
 
 
 __all__ = ["NativeLoadedVersion"]

@@ -1,11 +1,13 @@
 """What may be asked about models without changing anything. Answers from memory, but for `index`."""
 
 import asyncio
+import pathlib
 from typing import Any
 
+from serve.errors import NotFound
 from serve.models.catalog import Catalog
 from serve.models.engine_port import Engine
-from serve.models.load_plan import ModelRepository
+from serve.models.load_plan import ModelRepository, label_files
 from serve.models.policy import default_version
 from serve.models.self_test import schema_change
 from serve.traffic import PlanReading, RunReading
@@ -28,6 +30,10 @@ class ModelQueries:
     def describe(self, name: str, version: str = "") -> ModelDescription:
         """version: number, label, or "" for the default. Raises NotFound, Unavailable."""
         return self._catalog.describe(name, version)
+
+    def descriptions(self) -> list[ModelDescription]:
+        """Of every version that serves, by model and number."""
+        return self._catalog.descriptions()
 
     def config(self, name: str, version: str = "") -> dict[str, Any]:
         """Triton's ModelConfig in JSON shape. Raises NotFound, Unavailable."""
@@ -59,6 +65,24 @@ class ModelQueries:
         found = await asyncio.to_thread(self._repository.scan)
         source = found.models.get(name)
         return tuple(source.versions) if source is not None else ()
+
+    async def disk_digest(self, name: str, version: str) -> str:
+        """sha256:<hex> of a version's files as they lie in the repository now. Raises NotFound, and as a load does."""
+        return await asyncio.to_thread(self._disk_digest, name, version)
+
+    def version_folder(self, name: str, version: str) -> pathlib.Path | None:
+        """Where a version's files lie in the repository; None of a model that is one file, and of what is not there. Blocks; any thread."""
+        source = self._repository.scan().models.get(name)
+        if source is None or version not in source.versions or source.path == source.versions[version]:
+            return None
+        return source.versions[version].parent
+
+    def _disk_digest(self, name: str, version: str) -> str:
+        source = self._repository.scan().models.get(name)
+        if source is None or version not in source.versions:
+            raise NotFound(f"version {version} of '{name}' is not in the repository")
+        config = self._repository.configuration(source).config
+        return self._repository.digest(source.versions[version], label_files(source, config))
 
     def schema_change(self, name: str, before: str, after: str) -> str:
         """What differs in the inputs and outputs of two loaded versions, in one phrase; "" when nothing does."""

@@ -92,7 +92,7 @@ def scan_strictly(paths: Sequence[pathlib.Path], listing: Listing) -> Scan:
 
 
 def version_stamp(model_file: pathlib.Path, listing: Listing) -> tuple[FileStamp, ...]:
-    """Identity of everything that a load of this version would read: model.onnx and what lies beside it, self-tests left out.
+    """Identity of everything that makes up this version: model.onnx and what lies beside it, self-tests and baseline included.
 
     A model.onnx given as PATH by itself stands for itself only: its neighbours are other models.
     """
@@ -107,8 +107,7 @@ def _stamps(folder: pathlib.Path, listing: Listing, depth: int) -> Iterator[File
     for name in sorted(listing.names(folder)):
         path = folder / name
         if listing.is_folder(path):
-            if name != SELF_TESTS:
-                yield from _stamps(path, listing, depth - 1)
+            yield from _stamps(path, listing, depth - 1)
         else:
             yield listing.stamp(path)
 

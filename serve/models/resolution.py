@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from serve.errors import ConfigurationError
 from serve.models.config import ModelConfig, TensorDeclaration, check_batching
+from serve.models.recorded import check_known, check_monitoring, check_recording
 from serve.types import TensorSpec
 
 DEFAULT_MAX_BATCH_SIZE = 64
@@ -34,9 +35,11 @@ def resolve(config: ModelConfig, inputs: Sequence[TensorSpec], outputs: Sequence
     narrowed = _check_declarations("inputs", config.inputs, inputs, where)
     # An output's declaration is a promise of the model that nobody enforces, so the graph's own shape stays.
     _check_declarations("outputs", config.outputs, outputs, where)
-    _check_names("class_labels", config.class_labels, outputs, where)
-    _check_names("warmup", config.warmup, inputs, where)
+    check_known("class_labels", config.class_labels, outputs, where)
+    check_known("warmup", config.warmup, inputs, where)
+    check_monitoring(config.monitoring.spec(), inputs, outputs, where)
     max_batch_size = _max_batch_size(config, [*_kinds("input", narrowed), *_kinds("output", outputs)], where)
+    check_recording(config.recording.spec(), narrowed, outputs, max_batch_size, where)
     return ResolvedConfig(
         inputs=narrowed,
         outputs=tuple(outputs),
@@ -78,16 +81,9 @@ def _max_batch_size(config: ModelConfig, tensors: Sequence[tuple[str, TensorSpec
     return max_batch_size
 
 
-def _check_names(key: str, named: Mapping[str, object], specs: Sequence[TensorSpec], where: str) -> None:
-    unknown = sorted(named.keys() - {spec.name for spec in specs})
-    if unknown:
-        found = ", ".join(repr(spec.name) for spec in specs)
-        raise ConfigurationError(f"{where}: {key} names {unknown[0]!r}, which the model does not have; it has {found}")
-
-
 def _check_declarations(key: str, declared: Sequence[TensorDeclaration], specs: Sequence[TensorSpec], where: str) -> tuple[TensorSpec, ...]:
     """The graph's specs, with dynamic dimensions narrowed to the declared ones."""
-    _check_names(key, {tensor.name: tensor for tensor in declared}, specs, where)
+    check_known(key, [tensor.name for tensor in declared], specs, where)
     by_name = {tensor.name: tensor for tensor in declared}
     return tuple(_narrow(key, by_name[spec.name], spec, where) if spec.name in by_name else spec for spec in specs)
 

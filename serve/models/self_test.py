@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serve.client.tensors import Array, array_from
+from serve.client.tensors import DTYPES, Array, array_from
 from serve.errors import HeadraceError, InvalidArgument
+from serve.models.resolution import ResolvedConfig
 from serve.types import TensorSpec
 
 ATOL, RTOL = 1e-5, 1e-3
@@ -88,6 +89,17 @@ def check_answer(answer: Mapping[str, Array], outputs: Sequence[TensorSpec]) -> 
                 f"self-test: output {spec.name!r} is not finite for an input of zeros; give the version cases in its folder tests/")
 
 
+def made_up(settings: ResolvedConfig) -> dict[str, Array]:
+    """One row of zeros, or of empty strings. BF16 as the 16 bits that it is."""
+    rows = (1,) if settings.max_batch_size else ()
+    inputs: dict[str, Array] = {}
+    for spec in settings.inputs:
+        shape = (*rows, *settings.warmup_shapes[spec.name])
+        is_text = spec.datatype == "BYTES"
+        inputs[spec.name] = np.full(shape, b"" if is_text else 0, dtype=object if is_text else DTYPES.get(spec.datatype, np.dtype("<u2")))
+    return inputs
+
+
 def schema_change(before: Schema, after: Schema) -> str:
     """What differs in names, datatypes or ranks between two versions, in one phrase; "" when nothing does."""
     for what, old, new in (("input", before[0], after[0]), ("output", before[1], after[1])):
@@ -139,4 +151,4 @@ def _difference(got: Array, want: Array, atol: float, rtol: float) -> str:
     return f"differs in {len(differ)} of {want.size} values, first at {at}: {got.ravel()[at]!r}, expected {want.ravel()[at]!r}"
 
 
-__all__ = ["Case", "SelfTestFailed", "check_answer", "check_cases", "read_cases", "schema_change"]
+__all__ = ["Case", "SelfTestFailed", "check_answer", "check_cases", "made_up", "read_cases", "schema_change"]

@@ -41,11 +41,12 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A version that requests reach. config: as its model's configuration says now."""
+    """A version that requests reach. config: as its model's configuration says now. digest: of its files, sha256:<hex>."""
 
     loaded: LoadedVersion
     build: Build
     config: ModelConfig
+    digest: str
 
 
 @dataclass(slots=True)

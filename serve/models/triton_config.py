@@ -22,6 +22,9 @@ _log = logging.getLogger(__name__)
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
 
+# Parameters that the server adds when it tells a configuration begin so; they are not the operator's, and not read back.
+OWN_PARAMETERS = "headrace."
+
 _Tree = Mapping[str, Any]
 _LEAF: _Tree = {}
 _HONOURED: _Tree = {
@@ -58,7 +61,7 @@ _KEYS = {
     "class_labels": "output.label_filename",
 }
 # Triton's shape cannot say these, so an override keeps what is on disk.
-_KEPT_BY_OVERRIDE = ("description", "labels", "warmup")
+_KEPT_BY_OVERRIDE = ("description", "labels", "warmup", "recording", "monitoring", "provenance")
 
 
 def read_config_pbtxt(text: str, where: str, model_name: str, *, lenient: bool = False) -> ModelConfig:
@@ -120,7 +123,7 @@ def _model_config(message: messages.ModelConfig, where: str, model_name: str, le
         **_instances(message.instance_group, where, lenient),
         **_version_policy(message.version_policy),
         "class_labels": {output.name: output.label_filename for output in message.output if output.label_filename},
-        "parameters": {key: value.string_value for key, value in message.parameters.items()},
+        "parameters": {key: value.string_value for key, value in message.parameters.items() if not key.startswith(OWN_PARAMETERS)},
     }
     return model_config_from(data, where, _KEYS)
 
@@ -227,4 +230,4 @@ def _version_policy(policy: messages.ModelVersionPolicy) -> dict[str, Any]:
             return {}
 
 
-__all__ = ["BACKEND", "PLATFORM", "datatype_from_triton", "datatype_to_triton", "from_override", "read_config_pbtxt"]
+__all__ = ["BACKEND", "OWN_PARAMETERS", "PLATFORM", "datatype_from_triton", "datatype_to_triton", "from_override", "read_config_pbtxt"]

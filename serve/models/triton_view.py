@@ -7,7 +7,7 @@ from typing import Any
 
 from serve.models.config import LatestPolicy, ModelConfig, SpecificPolicy
 from serve.models.repository import MODEL_FILE
-from serve.models.triton_config import BACKEND, datatype_to_triton
+from serve.models.triton_config import BACKEND, OWN_PARAMETERS, datatype_to_triton
 from serve.types import ModelDescription, TensorSpec
 
 
@@ -28,11 +28,19 @@ def triton_config(description: ModelDescription, config: ModelConfig, *, instanc
         "default_model_filename": MODEL_FILE,
         "cc_model_filenames": {},
         "metric_tags": {},
-        "parameters": {key: {"string_value": value} for key, value in config.parameters.items()},
+        "parameters": {key: {"string_value": value} for key, value in {**config.parameters, **_identity(description)}.items()},
         "model_warmup": [],
         "model_transaction_policy": {"decoupled": False},
     }
     return view | ({"dynamic_batching": _dynamic_batching(config)} if is_batched else {})
+
+
+def _identity(description: ModelDescription) -> dict[str, str]:
+    """What the version is and where it comes from. No parameter of the operator: `from_override` leaves these out."""
+    if not description.digest:
+        return {}
+    provenance = {f"{OWN_PARAMETERS}provenance.{key}": value for key, value in description.provenance.items()}
+    return {f"{OWN_PARAMETERS}digest": description.digest, **provenance}
 
 
 def _version_policy(config: ModelConfig) -> dict[str, Any]:

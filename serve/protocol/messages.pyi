@@ -7,6 +7,46 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
+class FeedbackRequest(_message.Message):
+    __slots__ = ("model", "feedback", "durable")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    FEEDBACK_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    feedback: _containers.RepeatedCompositeFieldContainer[FeedbackItem]
+    durable: bool
+    def __init__(self, model: _Optional[str] = ..., feedback: _Optional[_Iterable[_Union[FeedbackItem, _Mapping[str, object]]]] = ..., durable: _Optional[bool] = ...) -> None: ...
+
+class FeedbackItem(_message.Message):
+    __slots__ = ("request_id", "row", "name", "number", "text", "flag", "reward", "time_ns")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    FLAG_FIELD_NUMBER: _ClassVar[int]
+    REWARD_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    row: int
+    name: str
+    number: float
+    text: str
+    flag: bool
+    reward: float
+    time_ns: int
+    def __init__(self, request_id: _Optional[str] = ..., row: _Optional[int] = ..., name: _Optional[str] = ..., number: _Optional[float] = ..., text: _Optional[str] = ..., flag: _Optional[bool] = ..., reward: _Optional[float] = ..., time_ns: _Optional[int] = ...) -> None: ...
+
+class FeedbackResponse(_message.Message):
+    __slots__ = ("accepted", "error_code", "error_message")
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    accepted: int
+    error_code: int
+    error_message: str
+    def __init__(self, accepted: _Optional[int] = ..., error_code: _Optional[int] = ..., error_message: _Optional[str] = ...) -> None: ...
+
 class HealthCheckRequest(_message.Message):
     __slots__ = ("service",)
     SERVICE_FIELD_NUMBER: _ClassVar[int]

@@ -6,7 +6,7 @@ in force before it is durable (`publish_first`): a crash in between takes them a
 
 import asyncio
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from serve.errors import Conflict, NotFound, StaleGeneration
@@ -62,6 +62,7 @@ class TrafficBoard:
         if document.revision != former.revision:
             raise StaleGeneration(f"the traffic of '{document.model}' was changed meanwhile: it is at generation {former.generation}")
         self._models.check_route(document.model, document.spec(), document.labels)
+        audit = self.with_digests(audit, document.model, former.versions() | document.versions())
         if publish_first:
             self._models.route(document.model, document.spec(), document.labels)
         try:
@@ -98,6 +99,13 @@ class TrafficBoard:
     async def record(self, changes: Sequence[Change], audit: Sequence[AuditEntry] = ()) -> int:
         """A commit that leaves the traffic alone. Returns its revision."""
         return (await self.store.commit(changes, audit)).revision
+
+    def with_digests(self, audit: Sequence[AuditEntry], model: str, versions: Collection[str]) -> list[AuditEntry]:
+        """The entries with what those of the versions that are loaded are made of: a number says nothing when its files have changed."""
+        loaded = sorted(set(versions) & set(self._models.served(model)), key=int)
+        found = {version: self._models.describe(model, version).digest for version in loaded}
+        digests = {version: digest for version, digest in found.items() if digest}
+        return [replace(entry, digests=digests) for entry in audit]
 
 
 def check_generation(document: TrafficDocument, expected: int) -> None:

@@ -1,10 +1,13 @@
 """From counters that only grow to what the judge is told: the difference between two looks. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from serve.routing.judge.observations import ArmCounts, Delta, RunCounts, ShadowCounts, Stratum
-from serve.traffic import ArmReading, PlanReading, RunReading, ShadowReading
+from serve.routing.judge.observations import ArmCounts, Delta, OutcomeCounts, OutcomeSums, RunCounts, ShadowCounts, Stratum
+from serve.traffic import ArmReading, OutcomeReading, OutcomeTally, PlanReading, RunReading, ShadowReading
+
+# "generation/metric" -> what has been taken of it, (stable, candidate).
+Taken = Mapping[str, tuple[OutcomeTally, OutcomeTally]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,35 @@ def difference(before: Look, after: Look, arms: Arms) -> Delta:
         streak=max((plan.longest_streak for plan in after.plans.values()), default=0),
         failing_units=sum(stratum.candidate.errors for stratum in strata),
     )
+
+
+def outcome_news(
+    readings: Iterable[OutcomeReading], taken: Taken, arms: Arms, names: Collection[str]
+) -> tuple[tuple[OutcomeCounts, ...], Taken]:
+    """Values that feedback brought since `taken`, and what is taken with them. names: of the metrics that are judged.
+
+    The answers' generation decides about the share under which a value counts, however late the label came. Sums that count less than was
+    taken are of a join that began anew: nothing of them is news until they have caught up.
+    """
+    held = dict(taken)
+    counts = []
+    for reading in readings:
+        share = arms.shares.get(reading.generation, 0.0)
+        if reading.name not in names or not 0 < share < 1:
+            continue
+        key = f"{reading.generation}/{reading.name}"
+        before = held.get(key, (OutcomeTally(), OutcomeTally()))
+        after = (reading.arms.get(arms.stable, OutcomeTally()), reading.arms.get(arms.candidate, OutcomeTally()))
+        if after == before or any(new.n < old.n for old, new in zip(before, after, strict=True)):
+            continue
+        held[key] = after
+        stable, candidate = (_values(old, new) for old, new in zip(before, after, strict=True))
+        counts.append(OutcomeCounts(reading.name, share, stable, candidate))
+    return tuple(counts), held
+
+
+def _values(before: OutcomeTally, after: OutcomeTally) -> OutcomeSums:
+    return OutcomeSums(after.n - before.n, after.total - before.total, after.squares - before.squares)
 
 
 def _arm(plan: PlanReading | None, name: str) -> ArmReading:
@@ -122,4 +154,4 @@ def _has_news(stratum: Stratum) -> bool:
     return any((stratum.stable.requests, stratum.candidate.requests, stratum.stable.errors, stratum.candidate.errors, *stratum.assigned))
 
 
-__all__ = ["Arms", "Look", "difference", "look"]
+__all__ = ["Arms", "Look", "Taken", "difference", "look", "outcome_news"]

@@ -7,9 +7,8 @@ Thompson sampling, then put_in_force again.
 from serve.routing.experiment_allocation import next_weights
 from serve.routing.experiment_plan import ExperimentPlan, to_plan
 from serve.routing.experiment_readout import has_units, read_out
-from serve.routing.experiment_state import ExperimentState, OutcomeReading, begin, fold, put_in_force, resume
+from serve.routing.experiment_state import ExperimentState, begin, fold, put_in_force, resume
 
 __all__ = [
-    "ExperimentPlan", "ExperimentState", "OutcomeReading", "begin", "fold", "has_units", "next_weights", "put_in_force", "read_out",
-    "resume", "to_plan",
+    "ExperimentPlan", "ExperimentState", "begin", "fold", "has_units", "next_weights", "put_in_force", "read_out", "resume", "to_plan",
 ]

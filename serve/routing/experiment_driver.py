@@ -15,7 +15,8 @@ from serve.routing.board import TrafficBoard, check_owner
 from serve.routing.experiment_ledger import ExperimentLedger
 from serve.routing.experiment_live import KIND, Live, Record, from_document
 from serve.routing.experiment_plan import ExperimentPlan, ThompsonAllocation
-from serve.routing.ports import Counters, Models
+from serve.routing.outcome_board import NoOutcomes
+from serve.routing.ports import Counters, Models, Outcomes
 from serve.routing.traffic_service import Actor
 
 _log = logging.getLogger(__name__)
@@ -31,10 +32,12 @@ class ExperimentDriver:
     """monotonic_ns, wall_ns: the clock's. Lives on one event loop."""
 
     def __init__(
-        self, board: TrafficBoard, models: Models, counters: Counters, monotonic_ns: Callable[[], int], wall_ns: Callable[[], int]
+        self, board: TrafficBoard, models: Models, counters: Counters, monotonic_ns: Callable[[], int], wall_ns: Callable[[], int],
+        outcomes: Outcomes | None = None,
     ) -> None:
         self._board = board
         self._models = models
+        self._outcomes = outcomes or NoOutcomes()
         self._ledger = ExperimentLedger(board, counters, wall_ns)
         self._monotonic_ns = monotonic_ns
         self._wall_ns = wall_ns
@@ -180,7 +183,10 @@ class ExperimentDriver:
                 # A label was set: the same plan goes on under a generation of its own.
                 state = experiment.put_in_force(state, document.generation, [variant.weight for variant in document.plan.variants])
             readings = [reading for reading in self._models.plan_readings(live.record.model) if reading.generation in state.weights]
-            live.record = replace(live.record, state=experiment.fold(state, readings))
+            if state.plan.sticky is not None and any(metric.startswith("outcome:") for metric in state.metrics):
+                self._outcomes.share_units(live.record.model, state.weights, live.record.id)
+            outcomes = [found for found in self._outcomes.outcome_readings(live.record.model) if found.generation in state.weights]
+            live.record = replace(live.record, state=experiment.fold(state, readings, outcomes))
         except Exception as error:  # noqa: BLE001  said above
             self._note(live, error)
 

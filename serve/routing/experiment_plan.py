@@ -14,6 +14,8 @@ from serve.traffic import SPECIAL_ARMS, WHOLE_BP
 
 _STRICT = ConfigDict(frozen=True, strict=True, extra="forbid")
 
+# Built-in outcomes whose values belong to pairs of answers, or to some answers only (docs/feedback.md).
+NOT_BY_UNIT = ("auc", "f1")
 MAX_UPDATES = 1_000
 MAX_SECONDS = 366 * 86_400.0
 
@@ -86,6 +88,8 @@ class ExperimentPlan(BaseModel):
         metrics = self.metrics()
         if ("latency_slo" in metrics) != (self.slo_ms is not None):
             raise ValueError("slo_ms belongs to the metric latency_slo: give both or neither")
+        if odd := [metric for metric in metrics if metric.removeprefix("outcome:") in NOT_BY_UNIT]:
+            raise ValueError(f"{odd[0]} is no value of each unit, and those are what is compared; take accuracy, mae or another one")
         if self.sticky is not None and "latency_slo" in metrics:
             raise ValueError("latency_slo wants requests drawn one by one: those of one sticky unit are not independent of each other")
         if isinstance(self.allocation, ThompsonAllocation):

@@ -2,7 +2,7 @@
 decided.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from serve.routing.experiment_plan import ExperimentPlan, ThompsonAllocation
@@ -27,8 +27,8 @@ def read_out(state: ExperimentState) -> dict[str, Any]:
     others, `sample_ratio`, whether it `is_decided` (a difference is beyond doubt, or all of them are) and `sentence`.
 
     Intervals hold at 1 - alpha over all looks and all comparisons of the primary metric together (alpha / (k - 1) each); those of a
-    secondary metric by themselves. `difference` is of the share of units with a hit, `ratio` of the two shares; either is None where it
-    cannot be said.
+    secondary metric by themselves. `difference` is of the share of units with a hit, `ratio` of the two shares; of an outcome of any values
+    `difference` is of their means, and there is no `ratio`. Either is None where it cannot be said.
     """
     plan = state.plan
     alpha = plan.alpha / (len(plan.variants) - 1)
@@ -67,16 +67,21 @@ def _effective_slo_ms(plan: ExperimentPlan) -> float | None:
     return None if plan.slo_ms is None else BOUNDS_NS[slo_bucket(plan) - 1] / 1e6
 
 
+def _metric(metric: MetricState, n: int, hits: int, total: float) -> dict[str, Any]:
+    found: dict[str, Any] = {"n": n, "hits": hits, "rate": _rate(n, hits)}
+    return {**found, "mean": total / n if n else None} if metric.has_values else found
+
+
 def _variants(state: ExperimentState, weights: Sequence[int]) -> list[dict[str, Any]]:
     names = state.plan.names()
-    totals = {name: metric.totals(len(names)) for name, metric in state.metrics.items()}
+    totals = {name: (*metric.totals(len(names)), metric.sums(len(names))) for name, metric in state.metrics.items()}
     return [
         {
             "name": names[i],
             "version": variant.version,
             "weight": weights[i],
             "assigned": state.assigned[i],
-            "metrics": {name: {"n": n[i], "hits": hits[i], "rate": _rate(n[i], hits[i])} for name, (n, hits) in totals.items()},
+            "metrics": {name: _metric(state.metrics[name], n[i], hits[i], sums[i]) for name, (n, hits, sums) in totals.items()},
         }
         for i, variant in enumerate(state.plan.variants)
     ]
@@ -96,7 +101,8 @@ def _compare(state: ExperimentState, metric: str, alpha: float) -> list[dict[str
 def _comparison(plan: ExperimentPlan, metric: str, held: MetricState, variant: int, sums: PairSums, alpha: float) -> dict[str, Any]:
     control = plan.control_index()
     n, hits = held.totals(len(plan.variants))
-    ratio = ratio_interval(hit_trials(held.strata, variant, control), alpha)
+    # Of values other than 0 and 1 it is the mean that is compared: how many are not 0 says little.
+    ratio = None if held.has_values else ratio_interval(hit_trials(held.strata, variant, control), alpha)
     # A sticky unit's first error has no number of units beside it, and its requests are not independent: no difference can be said.
     is_countable = plan.sticky is None or metric.startswith("outcome:")
     is_normal = hits[variant] + hits[control] >= LEAST_HITS and min(n[variant], n[control]) >= LEAST_HITS
@@ -113,23 +119,28 @@ def _comparison(plan: ExperimentPlan, metric: str, held: MetricState, variant: i
         "ratio": json_ready(ratio),
         "difference": json_ready(difference),
     }
-    return {**found, "sentence": _comparison_sentence(found, plan.names()[control], n[variant] + n[control])}
+    shown = _number if held.has_values else _percent
+    return {**found, "sentence": _comparison_sentence(found, plan.names()[control], n[variant] + n[control], shown)}
 
 
 def _percent(value: float) -> str:
     return f"{100 * value:.3g} %"
 
 
-def _comparison_sentence(found: dict[str, Any], control: str, n: int) -> str:
+def _number(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _comparison_sentence(found: dict[str, Any], control: str, n: int, shown: Callable[[float], str]) -> str:
     what = f"{found['variant']} against {control}, {found['metric']}"
     said = []
     if found["difference"] is not None:
         estimate, lower, upper = found["difference"]
-        said.append(f"difference {_percent(estimate)} ({_percent(lower)} to {_percent(upper)})")
+        said.append(f"difference {shown(estimate)} ({shown(lower)} to {shown(upper)})")
     if found["ratio"] is not None:
         estimate, lower, upper = found["ratio"]
-        shown = "no hit on the control" if estimate is None else f"ratio {estimate:.3g}"
-        said.append(f"{shown} ({lower:.3g} to {'any' if upper is None else f'{upper:.3g}'})")
+        ratio = "no hit on the control" if estimate is None else f"ratio {estimate:.3g}"
+        said.append(f"{ratio} ({lower:.3g} to {'any' if upper is None else f'{upper:.3g}'})")
     if n == 0:
         return f"{what}: no data."
     return f"{what}: {'; '.join(said) or 'no hit yet'}: {found['verdict']}."

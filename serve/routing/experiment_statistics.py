@@ -14,12 +14,13 @@ Two of them, for a variant k and the control 0 that requests reach with known pr
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Number = TypeVar("Number", int, float)
 
 # Of the mixture over ln r: half of it lies within a factor of 1.6. A sample-ratio fault is smaller: half within 7 %.
 EFFECT_SPREAD = math.log(2.0)
@@ -35,11 +36,16 @@ _WIDEST = math.log(1e6)
 
 @dataclass(frozen=True, slots=True)
 class Stratum:
-    """Counts under one set of weights. weights: basis points by variant; n: units that answered; hits: among them."""
+    """Counts under one set of weights. weights: basis points by variant; n: units that answered; hits: among them.
+
+    totals, squares: of a metric of any values, their sums and sums of squares by variant; () where a value is a hit (1) or none (0).
+    """
 
     weights: tuple[int, ...]
     n: tuple[int, ...]
     hits: tuple[int, ...]
+    totals: tuple[float, ...] = ()
+    squares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,33 +61,32 @@ def merge(strata: tuple[Stratum, ...], new: Stratum) -> tuple[Stratum, ...]:
     """The strata with the counts added to the one of the same weights, or as one more."""
     for i, old in enumerate(strata):
         if old.weights == new.weights:
-            n = tuple(a + b for a, b in zip(old.n, new.n, strict=True))
-            hits = tuple(a + b for a, b in zip(old.hits, new.hits, strict=True))
-            return (*strata[:i], Stratum(old.weights, n, hits), *strata[i + 1 :])
+            added = Stratum(old.weights, _plus(old.n, new.n), _plus(old.hits, new.hits),
+                            _plus(old.totals, new.totals), _plus(old.squares, new.squares))
+            return (*strata[:i], added, *strata[i + 1 :])
     return (*strata, new)
 
 
-def add_pair(sums: PairSums, new: Stratum, variant: int, control: int, before: tuple[Sequence[int], Sequence[int]]) -> PairSums:
+def _plus(a: tuple[Number, ...], b: tuple[Number, ...]) -> tuple[Number, ...]:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
+
+
+def add_pair(sums: PairSums, new: Stratum, variant: int, control: int, before: tuple[Sequence[int], Sequence[float]]) -> PairSums:
     """Adds the scores of every unit in `new`: m_k - m_0 + 1[k] (y - m_k) / w_k - 1[0] (y - m_0) / w_0.
 
-    before: (n, hits) of each variant before these units; its hit rates are the m, which must not depend on the units that are scored.
+    before: (n, sum of values) of each variant before these units; its means are the m, which must not depend on the units that are scored.
     """
-    n_before, hits_before = before
-    m_k, m_0 = (hits_before[i] / n_before[i] if n_before[i] else 0.0 for i in (variant, control))
-    w_k, w_0 = (new.weights[i] / sum(new.weights) for i in (variant, control))
-    elsewhere = sum(new.n) - new.n[variant] - new.n[control]
-    scored = (
-        (elsewhere, m_k - m_0),
-        (new.hits[variant], m_k - m_0 + (1 - m_k) / w_k),
-        (new.n[variant] - new.hits[variant], m_k - m_0 - m_k / w_k),
-        (new.hits[control], m_k - m_0 - (1 - m_0) / w_0),
-        (new.n[control] - new.hits[control], m_k - m_0 + m_0 / w_0),
-    )
-    return PairSums(
-        sums.n + sum(new.n),
-        sums.total + sum(count * score for count, score in scored),
-        sums.squares + sum(count * score * score for count, score in scored),
-    )
+    n_before, total_before = before
+    m_k, m_0 = (total_before[i] / n_before[i] if n_before[i] else 0.0 for i in (variant, control))
+    centre = m_k - m_0
+    total, squares = sums.total + sum(new.n) * centre, sums.squares + sum(new.n) * centre**2
+    for i, mean, sign in ((variant, m_k, 1.0), (control, m_0, -1.0)):
+        scale = sign * sum(new.weights) / new.weights[i]
+        value, square = (new.totals or new.hits)[i], (new.squares or new.hits)[i]
+        spread = value - new.n[i] * mean        # sum of y - m
+        total += scale * spread
+        squares += 2 * centre * scale * spread + scale**2 * (square - 2 * mean * value + new.n[i] * mean**2)
+    return PairSums(sums.n + sum(new.n), total, squares)
 
 
 def difference_interval(sums: PairSums, alpha: float) -> tuple[float, float, float] | None:

@@ -1,9 +1,9 @@
 """What routing needs of the rest of the worker. `app.py` fills these; tests fill them with fakes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from serve.traffic import PlanReading, RoutingSpec, RunReading
+from serve.traffic import OutcomeReading, PlanReading, RoutingSpec, RunReading
 from serve.types import ModelDescription
 
 
@@ -37,6 +37,9 @@ class Models(Protocol):
 
     def describe(self, name: str, version: str = "") -> ModelDescription: ...
 
+    async def disk_digest(self, name: str, version: str) -> str:
+        """sha256:<hex> of a version's files as they lie in the repository now. Raises NotFound."""
+
     async def load_version(self, name: str, version: str) -> None:
         """Makes one version serve beside the others, whatever the policy. Raises HeadraceError."""
 
@@ -66,3 +69,12 @@ class Counters(Protocol):
     def units(self, rollout: str) -> Units: ...
 
     def forget_units(self, rollout: str) -> None: ...
+
+
+class Outcomes(Protocol):
+    """What feedback brought; `serve.routing.outcome_board.OutcomeBoard` in production."""
+
+    def outcome_readings(self, model: str) -> Sequence[OutcomeReading]: ...
+
+    def share_units(self, model: str, generations: Iterable[int], scope: str) -> None:
+        """Under all of these generations together a sticky unit counts once. scope: of whom. May be said again at each look."""

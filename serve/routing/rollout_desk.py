@@ -6,6 +6,7 @@ from typing import Any
 
 from serve.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from serve.routing.board import check_owner
+from serve.routing.gates import check_gate
 from serve.routing.judge.observations import ShadowCounts
 from serve.routing.judge.state import empty
 from serve.routing.rollout_driver import RolloutDriver
@@ -46,9 +47,11 @@ class RolloutDesk(RolloutDriver):
         known = await self._models.on_disk(model)
         if plan.to not in {*self._models.served(model), *known}:
             raise NotFound(f"version {plan.to} of '{model}' is not in the repository; it has {', '.join(known) or 'none'}")
+        await check_gate(self._board.store, self._models, state, "", self._clock.wall_ns())
         live = self._new(state)
         entry = AuditEntry("dev.headrace.rollout.created", state.id, by.name, by.reason, None, plan.model_dump(mode="json"))
-        live.revision = await self._board.record([Change(KIND, state.id, live.stored(state), 0)], [entry])
+        audit = self._board.with_digests([entry], model, (state.stable, state.candidate))
+        live.revision = await self._board.record([Change(KIND, state.id, live.stored(state), 0)], audit)
         self._live[state.id] = live
         self._drive(live)
         return live.shown()

@@ -14,8 +14,10 @@ from typing import Any
 from serve.errors import Conflict, HeadraceError
 from serve.routing import rollout
 from serve.routing.board import TrafficBoard, check_owner
+from serve.routing.gates import check_gate
 from serve.routing.judge.judgement import Verdict
-from serve.routing.ports import Counters, Models
+from serve.routing.outcome_board import NoOutcomes
+from serve.routing.ports import Counters, Models, Outcomes
 from serve.routing.rollout_candidate import load_candidate
 from serve.routing.rollout_events import (
     Abort,
@@ -51,10 +53,12 @@ class RolloutDriver:
     def __init__(
         self, board: TrafficBoard, models: Models, counters: Counters, clock: Clock,
         backup: Callable[[], Awaitable[object]], on_verdict: Callable[[str, str], None],
+        outcomes: Outcomes | None = None,
     ) -> None:
         self._board = board
         self._models = models
         self._counters = counters
+        self._outcomes = outcomes or NoOutcomes()
         self._clock = clock
         self._ledger = RolloutLedger(board, counters, clock, on_verdict)
         self._backup = backup
@@ -172,7 +176,7 @@ class RolloutDriver:
         events: list[Event] = [Tick(elapsed_s)]
         if live.state.phase in LIVE:
             self._note_share(live)
-            events = watch(live, self._models, elapsed_s)
+            events = watch(live, self._models, self._outcomes, elapsed_s)
         await self._feed(live, events, DRIVER)
         await self._settle(live)
         if not live.is_over and now - live.saved_ns >= SAVE_NS:
@@ -261,6 +265,8 @@ class RolloutDriver:
                     if live.state.phase is Phase.WARMING:
                         await self._ledger.put(live, live.state, NO_TRAFFIC, (), DRIVER)
             await load_candidate(live, self._models)
+            loaded = self._models.describe(live.state.model, live.state.candidate).digest
+            await check_gate(self._board.store, self._models, live.state, loaded, self._clock.wall_ns())
             event: Event = Loaded()
         except HeadraceError as error:
             event = LoadFailed(str(error))

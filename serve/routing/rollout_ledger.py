@@ -89,6 +89,7 @@ class RolloutLedger:
                 freed = without_owner(self._board.document(state.model))
                 live.revision = (await self._board.change(freed, audit, changes)).revision
         else:
+            audit = self._board.with_digests(audit, state.model, (state.stable, state.candidate))
             live.revision = await self._board.record(changes, audit)
         live.evidence_revision, live.saved_ns = live.revision, self._clock.monotonic_ns()
         if state.verdict is not None and state.verdict is not live.state.verdict:
@@ -105,6 +106,7 @@ class RolloutLedger:
 
     def _begin_again(self, live: Live, state: RolloutState) -> None:
         live.judge, live.judgement, live.shares, live.ended = empty(), None, {}, ""
+        live.taken = {}
         live.warmup_left = live.settings.warmup_requests
         self._counters.forget_units(live.units)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve.routing.deltas import Look
+from serve.routing.deltas import Look, Taken
 from serve.routing.judge.judgement import Judgement
 from serve.routing.judge.settings import JudgeSettings
 from serve.routing.judge.state import JudgeState
@@ -14,7 +14,7 @@ from serve.routing.rollout import possible_verbs
 from serve.routing.rollout_events import Event
 from serve.routing.rollout_state import ENDED, RolloutState, described
 from serve.store.port import Document
-from serve.traffic import JudgedOutput
+from serve.traffic import JudgedOutput, OutcomeTally
 
 KIND = "rollout"
 EVIDENCE = "evidence"
@@ -26,8 +26,8 @@ class Live:
     """state: where it stands, as committed. judge: everything counted so far. shares: by generation, of the candidate, as set.
 
     output: what is watched of the answers. arms: version -> name of its arm, where an operator's plan gives it another than the version.
-    warmup_left: candidate answers that are still to be left out. salt: of its draws, for good. settings: the judge's, with the output that
-    is watched. worker_died: the machine is still to be told. loaded: what came of the
+    warmup_left: candidate answers that are still to be left out. taken: what the judge has of fed-back outcomes. salt: of its draws, for
+    good. settings: the judge's, with the output that is watched. worker_died: the machine is still to be told. loaded: what came of the
     load, likewise. look: the last one. evidence: judgements that changed something, oldest first. saved_ns: monotonic, of the last commit.
     """
 
@@ -41,6 +41,7 @@ class Live:
     arms: dict[str, str] = field(default_factory=dict)
     shares: dict[int, float] = field(default_factory=dict)
     warmup_left: int = 0
+    taken: Taken = field(default_factory=dict)
     evidence: list[dict[str, Any]] = field(default_factory=list)
     revision: int = 0
     evidence_revision: int = 0
@@ -77,6 +78,7 @@ class Live:
             "output": None if self.output is None else dataclasses.asdict(self.output), "arms": self.arms,
             "salt": self.salt, "created": self.created, "ended": self.ended, "warmup_left": self.warmup_left,
             "shares": {str(generation): share for generation, share in self.shares.items()},
+            "taken": {key: [dataclasses.astuple(tally) for tally in pair] for key, pair in self.taken.items()},
         }
 
     def shown(self) -> dict[str, Any]:
@@ -96,6 +98,7 @@ def from_stored(stored: Document, evidence: Document | None) -> Live:
         settings=JudgeSettings.model_validate(value["settings"]), salt=value["salt"], created=value["created"], ended=value["ended"],
         output=None if value["output"] is None else JudgedOutput(**value["output"]), arms=dict(value["arms"]),
         shares={int(generation): share for generation, share in value["shares"].items()}, warmup_left=value["warmup_left"],
+        taken={key: (OutcomeTally(*stable), OutcomeTally(*candidate)) for key, (stable, candidate) in value.get("taken", {}).items()},
         evidence=list(evidence.content["judgements"]) if evidence is not None else [], revision=stored.revision,
         evidence_revision=evidence.revision if evidence is not None else 0,
     )

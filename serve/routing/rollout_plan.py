@@ -108,6 +108,10 @@ class RolloutPlan(BaseModel):
     holdback: Holdback | None = None
     dry_run: bool = Field(default=False, description="Judge what the traffic in force shows, change nothing.")
     allow_schema_change: bool = Field(default=False, description="Take a candidate with other inputs or outputs than the stable version.")
+    require_gate: bool = Field(
+        default=False, description="Start only where a passing report of `headrace gate` is stored for the candidate's files as they are."
+    )
+    gate_max_age_seconds: Seconds | None = Field(default=None, description="With require_gate: how old that report may be.")
 
     @model_validator(mode="after")
     def _climbs(self) -> "RolloutPlan":

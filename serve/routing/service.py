@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any
 
 from serve.errors import HeadraceError
+from serve.routing import gates
 from serve.routing.board import TrafficBoard
 from serve.routing.experiment_driver import ExperimentDriver
 from serve.routing.experiment_plan import ExperimentPlan
 from serve.routing.plan import RoutingPlan
-from serve.routing.ports import Counters, Models
+from serve.routing.ports import Counters, Models, Outcomes
 from serve.routing.rollout_desk import RolloutDesk
 from serve.routing.rollout_ledger import Clock
 from serve.routing.rollout_live import Live
@@ -31,19 +32,21 @@ _STATE = "state"
 
 
 class RoutingService:
-    """backup: copies the store. on_verdict: told (model, verdict) when a judge changes its mind."""
+    """backup: copies the store. on_verdict: told (model, verdict) when a judge changes its mind. outcomes: None: no records."""
 
     def __init__(
         self, store: ConfigStore, models: Models, counters: Counters, hub: EventHub, clock: Clock,
         backup: Callable[[], Awaitable[object]], on_verdict: Callable[[str, str], None],
+        outcomes: Outcomes | None = None,
     ) -> None:
         self._store = store
+        self._clock = clock
         self._hub = hub
         self._models = models
         self._board = TrafficBoard(store, models)
         self._traffic = TrafficService(self._board, models, counters)
-        self._rollouts = RolloutDesk(self._board, models, counters, clock, backup, on_verdict)
-        self._experiments = ExperimentDriver(self._board, models, counters, clock.monotonic_ns, clock.wall_ns)
+        self._rollouts = RolloutDesk(self._board, models, counters, clock, backup, on_verdict, outcomes)
+        self._experiments = ExperimentDriver(self._board, models, counters, clock.monotonic_ns, clock.wall_ns, outcomes)
 
     async def open(self) -> None:
         """Reads the store; what it says is in force as soon as versions serve. A candidate whose worker died gets nothing."""
@@ -89,6 +92,13 @@ class RoutingService:
     def documents(self) -> list[TrafficDocument]:
         """Every model's traffic, for the metrics."""
         return [self._board.document(model) for model in self._board.models()]
+
+    def stable_version(self, model: str) -> str:
+        """What the stable traffic of a model goes to. Raises NotFound."""
+        spec = self._board.document(model).spec()
+        if spec is None:
+            return self._models.natural_default(model)
+        return next(arm.version for arm in spec.arms if arm.name == spec.stable)
 
     def live(self) -> list[Live]:
         """Every rollout, for the metrics."""
@@ -137,6 +147,14 @@ class RoutingService:
 
     async def stop_experiment(self, experiment_id: str, by: Actor, keep: str = "") -> Mapping[str, Any]:
         return await self._experiments.stop(experiment_id, by, keep)
+
+    async def put_gate(self, model: str, report: Mapping[str, Any], by: Actor) -> Mapping[str, Any]:
+        self._models.default_version(model)
+        return await gates.put_gate(self._store, model, report, by, self._clock.wall_ns())
+
+    async def gates(self, model: str, version: str = "") -> Sequence[Mapping[str, Any]]:
+        self._models.default_version(model)
+        return await gates.gates(self._store, model, version)
 
     async def audit(self, after: int = 0, limit: int = 100) -> Sequence[Mapping[str, Any]]:
         return await self._store.audit(after, limit)

@@ -31,7 +31,8 @@ _SEQUENCE_DIGITS = 20
 class AuditEntry:
     """What is to be told. type: `dev.headrace.<what>.<verb>`; subject: the model or rollout that it is about, "" for none.
 
-    before, after, evidence: JSON; what JSON cannot say is written as text. time_ns: since the epoch, None for the moment of the commit.
+    before, after, evidence: JSON; what JSON cannot say is written as text. digests: version -> digest of its files, of the loaded versions
+    that the entry is about. time_ns: since the epoch, None for the moment of the commit.
     """
 
     type: str
@@ -42,6 +43,7 @@ class AuditEntry:
     after: Any = None
     evidence: Any = None
     time_ns: int | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.type.startswith(TYPE_PREFIX):
@@ -72,6 +74,8 @@ class Chain:
             },
             "prevhash": prevhash,
         }
+        if entry.digests:
+            row["data"]["digests"] = dict(entry.digests)
         if entry.subject:
             row["subject"] = entry.subject
         row["hash"] = hash_of(row)

@@ -39,20 +39,35 @@ REPOSE_S = 5.0
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _GONE = 410
 
+_CLOUD_EVENT = "application/cloudevents+json; charset=utf-8"
 
 _RANDOM = secrets.SystemRandom()
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What is posted for an event instead of the event itself. headers: besides those of the signature."""
+
+    body: bytes = field(repr=False)
+    content_type: str
+    headers: Mapping[str, str] = field(repr=False)
+
+
+Render = Callable[[Mapping[str, Any]], Rendered]
 
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
     """types: of the events that are wanted; one that ends in `.` means all that begin with it; () means all.
 
+    render: how an event is written for a receiver that has a form of its own; such a one may do without secret, and gets no signature then.
     Raises ConfigurationError for a URL that is not http or https, one with a user name in it, and a secret that is none.
     """
 
     url: str
     secret: str = field(repr=False)
     types: tuple[str, ...] = ()
+    render: Render | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         try:
@@ -61,7 +76,8 @@ class Webhook:
             raise ConfigurationError(f"the URL of a webhook cannot be read: {error}") from error
         if url.scheme not in {"http", "https"} or not url.host or url.userinfo:
             raise ConfigurationError(f"the URL of a webhook has scheme {url.scheme!r} and host {url.host!r}; want http(s)://host/path")
-        key_of(self.secret)
+        if self.secret or self.render is None:
+            key_of(self.secret)
 
     @property
     def name(self) -> str:
@@ -122,7 +138,7 @@ class WebhookSender:
         self._jitter = jitter
         self._wall_ns = wall_ns
         self._monotonic_ns = monotonic_ns
-        self._key = key_of(webhook.secret)
+        self._key = key_of(webhook.secret) if webhook.secret else None
         self._cursor: int | None = None
         self._saved: int | None = None
         self._is_gone = False
@@ -177,10 +193,10 @@ class WebhookSender:
         self._saved = self._cursor = sequence
 
     async def _deliver(self, row: Mapping[str, Any]) -> None:
-        body = canonical(row).encode()
+        rendered = self.webhook.render(row) if self.webhook.render is not None else Rendered(canonical(row).encode(), _CLOUD_EVENT, {})
         started = self._monotonic_ns()
         for attempt in range(1, self._policy.attempts + 1):
-            status, wait_s = await self._attempt(str(row["id"]), body)
+            status, wait_s = await self._attempt(str(row["id"]), rendered)
             if status is not None and 200 <= status < 300:
                 self.statistics.delivered += 1
                 return
@@ -195,10 +211,12 @@ class WebhookSender:
             self.statistics.retried += 1
             await self._sleep(pause_s)
 
-    async def _attempt(self, message_id: str, body: bytes) -> tuple[int | None, float]:
+    async def _attempt(self, message_id: str, rendered: Rendered) -> tuple[int | None, float]:
         """HTTP status, None without an answer, and the seconds that the other side asks to be left alone for."""
-        headers = signature_headers(self._key, message_id, self._wall_ns() // 1_000_000_000, body)
-        headers["content-type"] = "application/cloudevents+json; charset=utf-8"
+        body = rendered.body
+        headers = {**rendered.headers, "content-type": rendered.content_type}
+        if self._key is not None:
+            headers |= signature_headers(self._key, message_id, self._wall_ns() // 1_000_000_000, body)
         try:
             # httpx bounds each step, this bounds them all. The body of the answer is never read.
             async with asyncio.timeout(self._policy.timeout_s):
@@ -243,4 +261,4 @@ class Webhooks:
         await self._client.aclose()
 
 
-__all__ = ["CURSOR", "MAX_BEHIND", "RetryPolicy", "Webhook", "WebhookSender", "WebhookStatistics", "Webhooks"]
+__all__ = ["CURSOR", "MAX_BEHIND", "Render", "Rendered", "RetryPolicy", "Webhook", "WebhookSender", "WebhookStatistics", "Webhooks"]

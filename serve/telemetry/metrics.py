@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from serve.telemetry.buckets import BATCH_TARGETS, DURATION_TARGETS
 from serve.telemetry.facts import RuntimeFacts
 from serve.telemetry.families import Distribution, Family, HistogramSample, Sample, Scalar
-from serve.telemetry.routing_metrics import RoutingCollector
 from serve.telemetry.triton_metrics import TRITON_FAMILIES
 from serve.types import VersionStatistics
 
@@ -97,7 +97,7 @@ def _families(versions: list[VersionStatistics], facts: list[RuntimeFacts]) -> I
     yield from (family.family(versions) for family in TRITON_FAMILIES)
 
 
-def metrics_registry(*collectors: HeadraceCollector | RoutingCollector) -> CollectorRegistry:
+def metrics_registry(*collectors: Collector) -> CollectorRegistry:
     """A registry of our own with the collectors and the process's CPU time, memory and file descriptors (`process_*`)."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)

@@ -9,6 +9,7 @@ from serve.client.admin import YAML, AdminClient, AdminError, InTheWay, NotAccep
 from serve.client.connection import ClientError
 from tests.unit.admin_server import admin_server
 from tests.unit.api.fake_routing import FakeRouting
+from tests.unit.api.test_admin_gates import REPORT
 
 SPLIT = {"variants": [{"version": "1", "weight": 9000}, {"version": "2", "weight": 1000}]}
 EXPERIMENT = {"variants": [{"version": "1", "weight": 5000}, {"version": "2", "weight": 5000}], "seconds": 60}
@@ -49,6 +50,13 @@ def test_rollouts_and_experiments(admin: AdminClient, routing: FakeRouting) -> N
     found = admin.start_experiment("digits", EXPERIMENT)
     assert admin.experiment(found["id"]) == found == admin.experiments("digits")[0]
     assert admin.stop_experiment(found["id"], keep="2")["phase"] == "ended"
+
+
+def test_gates(admin: AdminClient, routing: FakeRouting) -> None:
+    stored = admin.put_gate("digits", "2", REPORT, "from the pipeline")
+    assert stored["report"]["verdict"] == "pass"
+    assert admin.gates("digits") == [stored]
+    assert routing.calls[-1][2].reason == "from the pipeline"
 
 
 def test_each_refusal_is_an_error_of_its_own(admin: AdminClient) -> None:

@@ -22,7 +22,7 @@ MAX_FUNCTION_LINES = 40
 JUSTIFICATION = "Long because"
 
 # Layers below the native code, which it may use and which may not use it.
-BELOW_NATIVE = {"config", "types", "traffic", "protocol", "clock", "errors"}
+BELOW_NATIVE = {"config", "types", "traffic", "protocol", "clock", "errors", "records", "monitors"}
 
 CDEF_FUNCTION = re.compile(r"^cdef (?!class|struct|enum|union|extern|inline|packed|readonly|public)[\w*\[\], .]*?[ *](\w+)\(")
 CDEF_CLASS = re.compile(r"^cdef class (\w+)")

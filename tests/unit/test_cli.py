@@ -138,7 +138,8 @@ def settings(*paths: Path, **flags: Any) -> Settings:
 
 SMALL = ModelLine(name="m", versions=("1", "2"), inputs=(InputLine(name="x", datatype="FP32", shape=(-1, 2)),
                                                          InputLine(name="s", datatype="BYTES", shape=(-1,))))
-LARGE = ModelLine(name="digits", versions=("2",), inputs=(InputLine(name="input", datatype="FP32", shape=(-1, 64)),))
+LARGE = ModelLine(name="digits", versions=("2",), digests={"2": "sha256:0123456789abcdef"},
+                  inputs=(InputLine(name="input", datatype="FP32", shape=(-1, 64)),))
 
 
 def test_the_banner_says_where_what_and_how() -> None:
@@ -149,7 +150,7 @@ def test_the_banner_says_where_what_and_how() -> None:
     assert text.splitlines() == [
         f"headrace {__version__} serves, but is NOT ready: 1 of 3 models failed; on cuda:0",
         "  ports   http 127.0.0.1:8000   grpc 127.0.0.1:8001   admin 127.0.0.1:8003",
-        "  models  digits  v2  input FP32[N,64]",
+        "  models  digits  v2 (0123456789ab)  input FP32[N,64]",
         "          m  v1, v2  x FP32[N,2], s BYTES[N]",
         "          bad  not served  (failed to load 'bad': no)",
         f"  try     curl -s http://127.0.0.1:8000/v2/models/m/infer -d '{request}'",
@@ -207,7 +208,9 @@ def test_models_load_and_unload() -> None:
         can("/v2/repository/index", [{"name": "m", "version": "1", "state": "READY"}])
         can("/v2/repository/models/m/load", b"")
         can("/v2/repository/models/m/unload", b"")
-        assert run("models", "--url", url).output.split() == ["model", "version", "state", "reason", "m", "1", "READY"]
+        can("/v2/models/m/versions/1", {"name": "m", "headrace": {"digest": "sha256:0123456789abcdef"}})
+        assert run("models", "--url", url).output.split() == [
+            "model", "version", "state", "digest", "reason", "m", "1", "READY", "0123456789ab"]
         assert (run("load", "m", "--url", url).output, run("unload", "m", "--url", url).output) == ("loaded m\n", "unloaded m\n")
 
 

@@ -72,12 +72,15 @@ def test_index_load_unload_metadata_and_readiness(client: Client) -> None:
     can("/v2/health/ready", {"ready": True})
     can("/v2/models/a/ready", {"error": "no"}, 503)
     assert client.index() == [IndexEntry("a", "1", VersionState.READY), IndexEntry("b", "", VersionState.UNAVAILABLE, "broken")]
-    client.index(ready=True)
+    can("/v2/models/a/versions/1", {"name": "a"})
+    assert client.digests(client.index(ready=True)) == {}
+    can("/v2/models/a/versions/1", {"name": "a", "headrace": {"digest": "sha256:12"}})
+    assert client.digests(client.index()) == {("a", "1"): "sha256:12"}
     client.load("a")
     client.unload("a")
     assert (client.metadata(), client.metadata("a")) == ({"name": "headrace"}, {"name": "a"})
     assert (client.is_ready(), client.is_ready("a")) == (True, False)
-    assert [body for _, path, body in FakeServer.asked if path.endswith("index")] == [b"{}", b'{"ready": true}']
+    assert [body for _, path, body in FakeServer.asked if path.endswith("index")] == [b"{}", b'{"ready": true}', b"{}"]
     assert FakeServer.n_connections == 1
 
 

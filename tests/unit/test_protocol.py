@@ -64,14 +64,15 @@ def test_config_pbtxt_is_read():
 
 
 def test_services_and_methods():
-    assert set(service.SERVICES) == {"inference.GRPCInferenceService", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
-                                     "grpc.reflection.v1alpha.ServerReflection"}
+    assert set(service.SERVICES) == {"headrace.v1.Feedback", "inference.GRPCInferenceService", "grpc.health.v1.Health",
+                                     "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
     infer = service.METHODS["/inference.GRPCInferenceService/ModelInfer"]
     assert (infer.input_class, infer.output_class) == (messages.ModelInferRequest, messages.ModelInferResponse)
     assert (infer.service, infer.name) == ("inference.GRPCInferenceService", "ModelInfer")
     streaming = {path: (method.client_streaming, method.server_streaming) for path, method in service.METHODS.items()
                  if method.client_streaming or method.server_streaming}
     assert streaming == {
+        "/headrace.v1.Feedback/SubmitStream": (True, True),
         "/inference.GRPCInferenceService/ModelStreamInfer": (True, True),
         "/grpc.health.v1.Health/Watch": (False, True),
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": (True, True),

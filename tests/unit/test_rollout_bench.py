@@ -12,9 +12,10 @@ import onnxruntime
 import pytest
 from scipy import stats
 
+from loadtests import sections
 from loadtests.judge.tables import Bound, Table
-from loadtests.rollout import assignment, models, report
-from loadtests.rollout.__main__ import CASES, parse
+from loadtests.rollout import assignment, models
+from loadtests.rollout.__main__ import SUITE
 from loadtests.rollout.changes import too_old
 from loadtests.rollout.kills import _transition
 from loadtests.rollout.load import read_arms
@@ -30,18 +31,18 @@ def table(title: str, value: float) -> Table:
 def test_cases_are_put_in_one_by_one_and_keep_each_others_results(tmp_path: Path) -> None:
     order = ["one", "two", "three"]
     for name, value in (("two", 2.0), ("one", 0.5)):
-        section = report.as_section({"date": "today"}, [table(name, value)], 3.0)
-        path = report.merge(tmp_path, "rollout", name, section, order)
+        section = sections.as_section({"date": "today"}, [table(name, value)], 3.0)
+        path = sections.merge(tmp_path, "rollout", SUITE.head, name, section, order)
     page = path.read_text()
     assert page.index("## one") < page.index("## two")
     assert "1 of 2 bounds are met; missed: bound of two." in page
     assert "Not run yet: three." in page
     assert "x\\|y" in page
-    report.merge(tmp_path, "rollout", "two", report.as_section({}, [table("two", 1.0)], 3.0), order)
+    sections.merge(tmp_path, "rollout", SUITE.head, "two", sections.as_section({}, [table("two", 1.0)], 3.0), order)
     assert "2 of 2 bounds are met." in path.read_text()
     cases = json.loads((tmp_path / "rollout.json").read_text())["cases"]
     assert list(cases) == ["one", "two"]
-    assert report.read_table(cases["one"]["tables"][0]) == table("one", 0.5)
+    assert sections.read_table(cases["one"]["tables"][0]) == table("one", 0.5)
 
 
 @pytest.mark.parametrize("weights", [{"1": 10_000}, {"1": 9000, "2": 1000}, {"1": 7000, "2": 0, "3": 3000}, {"2": 100, "10": 9900}])
@@ -133,7 +134,7 @@ def test_pipelined_answers_belong_to_their_keys(echo: int) -> None:
 
 
 def test_cases_can_be_chosen() -> None:
-    assert parse([]).cases == []
-    assert parse([*CASES, "--quick"]).cases == list(CASES)
+    assert SUITE.parse([]).cases == []
+    assert SUITE.parse([*SUITE.cases, "--quick"]).cases == list(SUITE.cases)
     with pytest.raises(SystemExit):
-        parse(["nothing"])
+        SUITE.parse(["nothing"])

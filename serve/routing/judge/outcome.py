@@ -13,6 +13,10 @@ central limit theory and asymptotic confidence sequences, Annals of Statistics 5
 
 Its level holds as t grows, not at every small t; hence min_values, and one value at each end of the range is added to each arm before its
 variance is taken, so that a metric that has shown one value only is not taken for certain. Only a z in the bad direction trips.
+
+Everything here is about means. What is none is made one before it comes here (docs/feedback.md): AUC is the mean, over disjoint pairs of a
+positive and a negative answer of one arm, of "the positive scored higher"; F1 = 2 J / (1 + J) rises with J, the mean of "both" over the
+answers that are positive by prediction, label or both, so that J is compared in its place.
 """
 
 import math
@@ -81,18 +85,20 @@ def find_outcome(totals: Sequence[OutcomeTotals], settings: OutcomeSettings) -> 
     compared = difference(totals, settings)
     if compared is None or min(n1, n0) < settings.min_values:
         sentence = f"{settings.name}: {count(n1, 'candidate value')} and {n0:,} stable; {settings.min_values:,} of each are needed"
-        return Finding(test="outcome", action=settings.action, is_tripped=False, sentence=sentence, e_value=1.0, limit=limit)
+        return Finding(
+            test="outcome", action=settings.action, is_tripped=False, sentence=sentence, e_value=1.0, limit=limit,
+            counts={"candidate": n1, "stable": n0}, thresholds={"name": settings.name},
+        )
     d, error, values = compared
-    sign = 1.0 if settings.worse == "higher" else -1.0
-    z = (sign * d - settings.margin) / error
+    z = (_worse_by(d, settings) - settings.margin) / error
     log_alpha = math.log(settings.alpha)
-    tg = values * (-2 * log_alpha + math.log(1 - 2 * log_alpha)) / _BEST_AT
-    log_e = -0.5 * math.log1p(tg) + tg * z * z / (2 * (1 + tg))
+    tg = _scaled(values, log_alpha)
+    log_e = _log_mixture(max(z, 0.0), tg)      # that it is better is no evidence that it is worse
     radius = error * math.sqrt(2 * (1 + tg) / tg * (0.5 * math.log1p(tg) - log_alpha))
     return Finding(
         test="outcome",
         action=settings.action,
-        is_tripped=z > 0 and log_e >= math.log(limit),
+        is_tripped=log_e >= math.log(limit),
         sentence=(
             f"{settings.name}: candidate differs by {d:+.3g} ({d - radius:+.3g} to {d + radius:+.3g}) over {count(n1, 'value')}; "
             f"evidence {number(exp_capped(log_e))} against a limit of {number(limit)}"
@@ -106,4 +112,30 @@ def find_outcome(totals: Sequence[OutcomeTotals], settings: OutcomeSettings) -> 
     )
 
 
-__all__ = ["OutcomeTotals", "add_outcome", "add_sums", "difference", "find_outcome"]
+def log_not_worse(totals: Sequence[OutcomeTotals], settings: OutcomeSettings, alpha: float) -> float:
+    """ln of the e-value against H0: the candidate's mean is worse by promote_margin or more. 0 below min_values.
+
+    totals: of this metric. alpha: the level that the mixture is tuned for.
+    """
+    compared = difference(totals, settings)
+    counts = (sum(t.candidate.n for t in totals), sum(t.stable.n for t in totals))
+    if compared is None or settings.promote_margin is None or min(counts) < settings.min_values:
+        return 0.0
+    d, error, values = compared
+    z = (settings.promote_margin - _worse_by(d, settings)) / error
+    return _log_mixture(max(z, 0.0), _scaled(values, math.log(alpha)))
+
+
+def _worse_by(d: float, settings: OutcomeSettings) -> float:
+    return d if settings.worse == "higher" else -d
+
+
+def _scaled(values: int, log_alpha: float) -> float:
+    return values * (-2 * log_alpha + math.log(1 - 2 * log_alpha)) / _BEST_AT
+
+
+def _log_mixture(z: float, tg: float) -> float:
+    return -0.5 * math.log1p(tg) + tg * z * z / (2 * (1 + tg))
+
+
+__all__ = ["OutcomeTotals", "add_outcome", "add_sums", "difference", "find_outcome", "log_not_worse"]

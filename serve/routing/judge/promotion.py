@@ -17,12 +17,13 @@ from serve.routing.judge.eprocess import log_less
 from serve.routing.judge.judgement import Finding
 from serve.routing.judge.latency import RunTests, log_not_worse_by_quantile
 from serve.routing.judge.observations import ShadowCounts
-from serve.routing.judge.settings import ErrorSettings, JudgeSettings
+from serve.routing.judge.outcome import OutcomeTotals, log_not_worse
+from serve.routing.judge.settings import ErrorSettings, JudgeSettings, OutcomeSettings
 from serve.routing.judge.shadow import log_below
 from serve.routing.judge.strata import StratumTotals, columns, shares, total
 from serve.routing.judge.wording import count, exp_capped, number
 
-_BASIS = ("candidate_requests", "candidate_runs")
+_BASIS = ("candidate_requests", "candidate_runs", "candidate_values")
 
 
 def log_errors_not_worse(strata: Sequence[StratumTotals], settings: ErrorSettings) -> float:
@@ -40,7 +41,10 @@ def log_errors_not_worse(strata: Sequence[StratumTotals], settings: ErrorSetting
     return top + math.log((math.exp(relative - top) + math.exp(absolute - top)) / 2)
 
 
-def find_promotion(strata: Sequence[StratumTotals], runs: RunTests, shadow: ShadowCounts, settings: JudgeSettings) -> tuple[Finding, ...]:
+def find_promotion(
+    strata: Sequence[StratumTotals], runs: RunTests, shadow: ShadowCounts, settings: JudgeSettings,
+    outcomes: Sequence[OutcomeTotals] = (),
+) -> tuple[Finding, ...]:
     """One finding a guardrail, tripped where the candidate is shown to be no worse. A test whose action is none guards nothing."""
     limit = 1 / settings.promote_alpha
     found = []
@@ -50,6 +54,8 @@ def find_promotion(strata: Sequence[StratumTotals], runs: RunTests, shadow: Shad
         found.append(_latency(runs, settings, limit))
     if settings.shadow.action != "none" and shadow.compared:
         found.append(_shadow(shadow, settings, limit))
+    wanted = [o for o in settings.outcomes if o.promote_margin is not None and o.action != "none"]
+    found += [_outcome([t for t in outcomes if t.name == o.name], o, settings.promote_alpha) for o in wanted]
     return tuple(found)
 
 
@@ -84,6 +90,13 @@ def _shadow(shadow: ShadowCounts, settings: JudgeSettings, limit: float) -> Find
     counts = {"compared": shadow.compared}
     thresholds = {"max_disagreement": settings.shadow.max_disagreement, "disagreement": total_disagreement}
     return _finding("shadow", wanted, log_e, limit, counts, thresholds)
+
+
+def _outcome(totals: Sequence[OutcomeTotals], rule: OutcomeSettings, alpha: float) -> Finding:
+    counts = {"candidate_values": sum(t.candidate.n for t in totals), "stable_values": sum(t.stable.n for t in totals)}
+    wanted = f"{rule.name} worse by less than {rule.promote_margin:g}"
+    thresholds = {"promote_margin": rule.promote_margin, "min_values": rule.min_values}
+    return _finding(f"outcome_{rule.name}", wanted, log_not_worse(totals, rule, alpha), 1 / alpha, counts, thresholds)
 
 
 def _finding(guardrail: str, wanted: str, log_e: float, limit: float, counts: dict[str, int], thresholds: Mapping[str, object]) -> Finding:

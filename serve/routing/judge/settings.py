@@ -125,6 +125,9 @@ class OutcomeSettings(BaseModel):
     low: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     high: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     margin: Annotated[float, Field(ge=0, allow_inf_nan=False, description="How much worse the mean may be, in its own unit.")] = 0.0
+    promote_margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="Promotion: the mean is shown to be worse by less than this; null: labels are not waited for."
+    )
     action: Action = "hold"
     alpha: Alpha = 0.01
     min_values: Annotated[int, Field(ge=10, description="Of each arm, before the test says anything.")] = 100

@@ -27,7 +27,7 @@ def judge(state: JudgeState, settings: JudgeSettings, progress: Progress) -> Jud
     findings = [*_findings(state, settings, progress)]
     findings += _suspicions(findings, settings)
     findings.append(_find_progress(state, progress))
-    guardrails = () if progress.is_shadow_stage else find_promotion(state.strata, state.runs, state.shadow, settings)
+    guardrails = () if progress.is_shadow_stage else find_promotion(state.strata, state.runs, state.shadow, settings, state.outcomes)
     verdict, why = _decide(findings, guardrails, state, progress)
     return Judgement(
         verdict=verdict,

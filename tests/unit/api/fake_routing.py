@@ -32,6 +32,7 @@ class FakeRouting:
         self.n_closed = 0
         self._rollouts: dict[str, dict[str, Any]] = {}
         self._experiments: dict[str, dict[str, Any]] = {}
+        self._gates: list[dict[str, Any]] = []
 
     def traffic(self, model: str) -> TrafficState:
         if self.failure is not None:
@@ -121,6 +122,17 @@ class FakeRouting:
             raise InvalidArgument(f"experiment {experiment_id} has no variant {keep!r}")
         self.calls.append(("stop", experiment_id, keep, by))
         return {**found, "phase": "ended"}
+
+    async def put_gate(self, model: str, report: Mapping[str, Any], by: Actor) -> Mapping[str, Any]:
+        self.traffic(model)
+        self.calls.append(("gate", model, by))
+        candidate = report["candidate"]
+        self._gates.insert(0, {"model": model, "version": candidate["version"], "digest": candidate["digest"], "report": report})
+        return self._gates[0]
+
+    async def gates(self, model: str, version: str = "") -> Sequence[Mapping[str, Any]]:
+        self.traffic(model)
+        return [one for one in self._gates if version in ("", one["version"])]
 
     async def audit(self, after: int = 0, limit: int = 100) -> Sequence[Mapping[str, Any]]:
         return self.rows[after:after + limit]

@@ -18,7 +18,7 @@ from serve.types import (
 DIGITS = ModelDescription(
     name="digits", version="2", versions=("1", "2"), labels={"stable": "1", "canary": "2"},
     inputs=(TensorSpec("x", "FP32", (-1, 64)),), outputs=(TensorSpec("label", "INT64", (-1,)), TensorSpec("scores", "FP32", (-1, 10))),
-    max_batch_size=64,
+    max_batch_size=64, digest="sha256:" + "2" * 64, provenance={"git_revision": "0f1e2d3"},
 )
 STATISTICS = VersionStatistics(
     name="digits", version="2", last_inference_ms=1_700_000_000_123, inference_count=12, execution_count=5,
@@ -61,7 +61,7 @@ class FakeModels:
             raise Unavailable(f"'{name}' is not ready")
         return ModelDescription(
             name=DIGITS.name, version=resolved, versions=DIGITS.versions, labels=DIGITS.labels, inputs=DIGITS.inputs,
-            outputs=DIGITS.outputs, max_batch_size=DIGITS.max_batch_size)
+            outputs=DIGITS.outputs, max_batch_size=DIGITS.max_batch_size, digest=DIGITS.digest, provenance=DIGITS.provenance)
 
     def config(self, name: str, version: str) -> Mapping[str, Any]:
         self.describe(name, version)

@@ -9,6 +9,7 @@ import pytest
 from serve.api.admin import admin_app
 from serve.api.ports import ApiSettings
 from serve.api.readiness import Readiness
+from serve.monitoring.gate_report import GateReport
 from serve.routing.documents import validated
 from serve.routing.experiment_plan import ExperimentPlan
 from serve.routing.plan import RoutingPlan
@@ -16,7 +17,7 @@ from serve.routing.rollout_plan import RolloutPlan
 from tests.unit.api.fake_routing import FakeRouting
 from tests.unit.api.fakes import FakeModels
 
-PLANS = {"RoutingPlan": RoutingPlan, "RolloutPlan": RolloutPlan, "ExperimentPlan": ExperimentPlan}
+PLANS = {"RoutingPlan": RoutingPlan, "RolloutPlan": RolloutPlan, "ExperimentPlan": ExperimentPlan, "GateReport": GateReport}
 CHANGES = ("put", "post", "delete")
 
 
@@ -50,7 +51,8 @@ def test_every_route_is_in_it(document: dict[str, Any]) -> None:
         "/admin/v1/health/live", "/admin/v1/health/ready", "/admin/v1/models", f"{model}/traffic", f"{model}/traffic/assignment",
         f"{model}/traffic/counters", f"{model}/labels", f"{model}/rollouts", f"{model}/rollouts/{{rollout}}", "/admin/v1/rollouts",
         "/admin/v1/rollouts/{rollout}", "/admin/v1/rollouts/{rollout}/evidence", f"{model}/experiments", "/admin/v1/experiments",
-        "/admin/v1/experiments/{experiment}", "/admin/v1/experiments/{experiment}/stop", "/admin/v1/audit", "/admin/v1/events"}
+        "/admin/v1/experiments/{experiment}", "/admin/v1/experiments/{experiment}/stop", f"{model}/gates", f"{model}/gates/{{version}}",
+        "/admin/v1/audit", "/admin/v1/events"}
 
 
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
@@ -92,7 +94,7 @@ def test_operation_ids_are_unique(document: dict[str, Any]) -> None:
 
 def test_bodies_have_schemas_and_examples_that_are_accepted(document: dict[str, Any]) -> None:
     bodies = {path: operation["requestBody"] for _, path, operation in operations(document) if "requestBody" in operation}
-    assert {path.rpartition("/")[2] for path in bodies} == {"traffic", "labels", "rollouts", "experiments"}
+    assert {path.rpartition("/")[2] for path in bodies} == {"traffic", "labels", "rollouts", "experiments", "{version}"}
     for path, body in bodies.items():
         assert set(body["content"]) == {"application/json", "application/yaml"}
         media = body["content"]["application/json"]

@@ -103,7 +103,7 @@ async def reflect(grpc: GrpcApi, path: str, *requests: m.ServerReflectionRequest
 async def test_reflection_lists_the_services(grpc: GrpcApi, path: str) -> None:
     (response,) = await reflect(grpc, path, m.ServerReflectionRequest(host="h", list_services="*"))
     assert {service.name for service in response.list_services_response.service} == {
-        "inference.GRPCInferenceService", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
+        "headrace.v1.Feedback", "inference.GRPCInferenceService", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection"}
     assert response.valid_host == "h"
     assert response.original_request == m.ServerReflectionRequest(host="h", list_services="*")

@@ -15,7 +15,7 @@ from serve.api.ports import ApiSettings
 from serve.api.readiness import Readiness
 from serve.errors import ConfigurationError, InternalError, Unavailable
 from serve.telemetry.logs import Logs
-from tests.unit.api.fakes import FakeModels
+from tests.unit.api.fakes import DIGITS, FakeModels
 
 
 async def ask(http: HttpApi, method: str, path: str, body: bytes | dict[str, Any] = b"") -> tuple[int, Any]:
@@ -74,6 +74,7 @@ async def test_model_metadata(http: HttpApi, path: str) -> None:
         "name": "digits", "versions": ["1", "2"], "platform": "onnxruntime_onnx",
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 64]}],
         "outputs": [{"name": "label", "datatype": "INT64", "shape": [-1]}, {"name": "scores", "datatype": "FP32", "shape": [-1, 10]}],
+        "headrace": {"version": "1" if path.endswith("/1") else "2", "digest": DIGITS.digest, "provenance": {"git_revision": "0f1e2d3"}},
     }
 
 

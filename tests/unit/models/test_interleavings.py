@@ -91,7 +91,7 @@ def test_a_start_that_fails_to_rebuild_what_somebody_loaded_before_leaves_it(ben
         if bench.engine.loaded:
             raise InvalidArgument("no such operator")
         # What the first load was made of is known by now, so the next one finds something new.
-        bench.write("m/1/model.onnx", "something new")
+        bench.write("m/model.yaml", "instances: 2")
 
     async def scenario() -> None:
         bench.engine.before_load = fail_the_second_time

@@ -55,6 +55,8 @@ def test_changed_content_replaces_a_version_in_place(bench: Bench) -> None:
         ("parameters: {a: b}", 1),
         ("max_batch_size: 2", 2),
         ("class_labels: {y: [a, b]}", 2),
+        ("recording: {sampling: 0.5}", 2),
+        ("provenance: {git_revision: abc}", 2),
     ],
 )
 def test_only_settings_that_a_version_depends_on_rebuild_it(bench: Bench, config: str, n_loads: int) -> None:
@@ -67,8 +69,45 @@ def test_only_settings_that_a_version_depends_on_rebuild_it(bench: Bench, config
         assert len(bench.engine.loaded) == n_loads
         # Kept or rebuilt, clients read the new configuration.
         view = bench.manager.config("m")
-        assert view["parameters"] == ({"a": {"string_value": "b"}} if "parameters" in config else {})
+        said = {key: value for key, value in view["parameters"].items() if not key.startswith("headrace.")}
+        assert said == ({"a": {"string_value": "b"}} if "parameters" in config else {})
         assert view["version_policy"] == ({"all": {}} if "policy" in config else {"latest": {"num_versions": 1}})
+
+    run(bench, scenario)
+
+
+def test_the_digest_is_that_of_what_was_loaded(bench: Bench) -> None:
+    bench.model("m", "1", config="class_labels: {y: names.txt}\nprovenance: {git_revision: abc}")
+    bench.write("m/names.txt", "a\n")
+    digests: list[str] = []
+
+    async def scenario() -> None:
+        await bench.manager.load_all()
+        for path, text in (("m/names.txt", "b\n"), ("m/1/tests/case.json", "{}"), ("m/1/weights.bin", "w"), ("m/1/baseline.json", "{}")):
+            digests.append(bench.manager.describe("m").digest)
+            bench.write(path, text)
+            assert bench.manager.describe("m").digest == digests[-1]
+            await bench.manager.load("m")
+        digests.append(bench.manager.describe("m").digest)
+        assert [version.spec.digest for version in bench.engine.loaded] == digests
+        view = bench.manager.config("m")["parameters"]
+        assert view == {"headrace.digest": {"string_value": digests[-1]}, "headrace.provenance.git_revision": {"string_value": "abc"}}
+
+    run(bench, scenario)
+    assert len(set(digests)) == 4
+    assert digests[-1] == digests[-2]       # a baseline names the digest, so it is no part of it
+
+
+def test_files_that_change_while_they_are_loaded_are_refused(bench: Bench) -> None:
+    bench.model("m", "1", config="version_policy: all")
+
+    async def scenario() -> None:
+        await bench.manager.load_all()
+        bench.model("m", "2")
+        bench.engine.before_load = lambda _: bench.write("m/2/model.onnx", "half of a new one")
+        text = await refused(bench.manager.load("m"), Unavailable)
+        assert text == "failed to load 'm', version 2: the files of version 2 were changed while it was loaded; load it again"
+        assert bench.engine.served() == {"m": ["1"]}
 
     run(bench, scenario)
 

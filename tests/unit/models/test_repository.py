@@ -121,10 +121,10 @@ def test_versions_are_in_numeric_order_whatever_the_disk_says(versions: set[int]
     assert list(found.models["m"].versions) == [str(version) for version in sorted(versions)]
 
 
-def test_a_stamp_covers_external_data_and_leaves_self_tests_out() -> None:
+def test_a_stamp_covers_external_data_and_self_tests() -> None:
     listing = FakeListing("/m/1/model.onnx", "/m/1/data/w.bin", "/m/1/tests/case.json", "/m/2/model.onnx", "/m/model.yaml")
     stamps = version_stamp(pathlib.Path("/m/1/model.onnx"), listing)
-    assert [stamp.path for stamp in stamps] == ["/m/1/data/w.bin", "/m/1/model.onnx"]
+    assert [stamp.path for stamp in stamps] == ["/m/1/data/w.bin", "/m/1/model.onnx", "/m/1/tests/case.json"]
 
 
 def test_a_file_given_by_itself_is_stamped_by_itself() -> None:

@@ -1,5 +1,6 @@
 """The configuration as clients read it, and what they send back with a load."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -162,3 +163,11 @@ def test_whatever_a_client_sends_is_read_or_refused(data: dict[str, Any]) -> Non
         from_override(json.dumps(data), "m", ModelConfig())
     except ConfigurationError as error:
         assert str(error).startswith("parameter 'config': ")
+
+
+def test_what_a_version_is_made_of_is_told_and_not_read_back() -> None:
+    description = dataclasses.replace(DESCRIPTION, digest="sha256:12", provenance={"git_revision": "abc"})
+    view = triton_config(description, CONFIG, instances=1, device="cpu")
+    own = {"headrace.digest": {"string_value": "sha256:12"}, "headrace.provenance.git_revision": {"string_value": "abc"}}
+    assert view["parameters"] == {"owner": {"string_value": "vision"}, **own}
+    assert from_override(json.dumps(view), "digits", CONFIG).parameters == {"owner": "vision"}

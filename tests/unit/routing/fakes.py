@@ -11,7 +11,10 @@ from serve.types import ModelDescription, TensorSpec
 
 @dataclass
 class FakeModels:
-    """One model, `m`. on_disk_versions: can be loaded. broken: version -> why it does not load; bad: why it fails its self-test."""
+    """One model, `m`. on_disk_versions: can be loaded. broken: version -> why it does not load; bad: why it fails its self-test.
+
+    digests: version -> of its files.
+    """
 
     on_disk_versions: tuple[str, ...] = ("1", "2", "3")
     natural: str = ""
@@ -25,6 +28,7 @@ class FakeModels:
     runs: dict[str, RunReading] = field(default_factory=dict)
     gate: asyncio.Event | None = None
     unfit: HeadraceError | None = None
+    digests: dict[str, str] = field(default_factory=dict)
     loaded: list[str] = field(default_factory=list)
     proved: list[str] = field(default_factory=list)
 
@@ -47,7 +51,10 @@ class FakeModels:
 
     def describe(self, name: str, version: str = "") -> ModelDescription:
         return ModelDescription("m", version or "1", self.served("m"), {}, (TensorSpec("x", "FP32", (-1, 4)),),
-                                (TensorSpec("y", "FP32", (-1, 3)),), 64)
+                                (TensorSpec("y", "FP32", (-1, 3)),), 64, digest=self.digests.get(version or "1", ""))
+
+    async def disk_digest(self, name: str, version: str) -> str:
+        return self.digests.get(version, "")
 
     async def load_version(self, name: str, version: str) -> None:
         if self.gate is not None:

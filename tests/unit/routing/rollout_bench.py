@@ -35,13 +35,15 @@ class Bench:
     verdicts: list[str] = field(default_factory=list)
     store: SqliteStore | None = None
     service: RoutingService | None = None
+    outcomes: Any = None
 
     async def open(self, is_started: bool = True) -> RoutingService:
         self.store = await SqliteStore.open(self.folder)
         hub = EventHub(self.store.audit)
         clock = Clock(lambda: self.now_ns, lambda: self.wall_ns)
         self.service = RoutingService(
-            self.store, self.models, self.counters, hub, clock, self.store.back_up, lambda _, verdict: self.verdicts.append(verdict))
+            self.store, self.models, self.counters, hub, clock, self.store.back_up, lambda _, verdict: self.verdicts.append(verdict),
+            self.outcomes)
         await self.service.open()
         if is_started:
             await self.service.start()

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from serve.routing.experiment import (
     ExperimentPlan,
     ExperimentState,
-    OutcomeReading,
     begin,
     fold,
     has_units,
@@ -23,7 +22,7 @@ from serve.routing.experiment import (
 from serve.routing.experiment_allocation import apportion
 from serve.routing.experiment_state import FINISHED_KEPT
 from serve.routing.judge.buckets import BOUNDS_NS, N_BUCKETS, bucket_of
-from serve.traffic import ArmReading, PlanReading
+from serve.traffic import ArmReading, OutcomeReading, OutcomeTally, PlanReading
 
 TWO = [{"version": "1", "weight": 5000}, {"version": "2", "weight": 5000}]
 THREE = [{"version": "1", "weight": 4000}, {"version": "2", "weight": 3000}, {"version": "3", "weight": 3000}]
@@ -32,6 +31,11 @@ THREE = [{"version": "1", "weight": 4000}, {"version": "2", "weight": 3000}, {"v
 def started(variants: list[dict[str, Any]] = TWO, **changes: Any) -> ExperimentState:
     plan = ExperimentPlan.model_validate({"variants": variants, "seconds": 3600.0, **changes})
     return put_in_force(begin(plan), 1, plan.weights())
+
+
+def outcome(name: str, **counts: tuple[int, int]) -> OutcomeReading:
+    """counts: v1=(units, hits)."""
+    return OutcomeReading(1, name, {arm[1:]: OutcomeTally(n, float(hits), float(hits), hits) for arm, (n, hits) in counts.items()})
 
 
 def reading(generation: int = 1, is_final: bool = False, **counts: tuple[int, int]) -> PlanReading:
@@ -180,15 +184,15 @@ def test_slow_and_failed_answers_miss_the_slo() -> None:
 
 def test_outcomes_are_folded_by_generation_and_higher_is_better() -> None:
     state = started(primary="outcome:click", sticky={"parameter": "user"})
-    clicks = OutcomeReading(1, "click", {"1": (4_000, 800), "2": (4_000, 1_000)})
-    state = fold(fold(state, (), [clicks, OutcomeReading(1, "other", {"1": (9, 9)})]), (), [clicks])
+    clicks = outcome("click", v1=(4_000, 800), v2=(4_000, 1_000))
+    state = fold(fold(state, (), [clicks, outcome("other", v1=(9, 9))]), (), [clicks])
     assert state.metrics["outcome:click"].totals(2) == ((4_000, 4_000), (800, 1_000))
     said = read_out(state)
     assert said["comparisons"][0]["verdict"] == "better"
     assert said["comparisons"][0]["difference"][0] == pytest.approx(0.05, abs=0.01)
     assert said["sample_ratio"]["e_value"] is not None
     lower = read_out(fold(started(primary="outcome:complaint", better="lower"), (), [
-        OutcomeReading(1, "complaint", {"1": (4_000, 800), "2": (4_000, 1_000)}),
+        outcome("complaint", v1=(4_000, 800), v2=(4_000, 1_000)),
     ]))
     assert lower["comparisons"][0]["verdict"] == "worse"
 
@@ -226,7 +230,7 @@ def test_thompson_follows_the_better_variant_above_the_floor() -> None:
 
 def test_thompson_may_follow_an_outcome() -> None:
     state = started(allocation={"kind": "thompson", "metric": "outcome:click"})
-    state = fold(state, (), [OutcomeReading(1, "click", {"1": (1000, 100), "2": (1000, 300)})])
+    state = fold(state, (), [outcome("click", v1=(1000, 100), v2=(1000, 300))])
     assert next_weights(state, np.random.default_rng(1)) == (500, 9500)
     assert set(read_out(state)["secondary"]) == {"outcome:click"}
 

@@ -180,6 +180,17 @@ async def test_a_dry_run_judges_and_changes_no_weight(bench: Bench) -> None:
     assert bench.models.weights() == {"1": 9000, "2": 1000}
 
 
+async def test_the_audit_of_a_rollout_says_what_its_versions_are_made_of(bench: Bench) -> None:
+    assert bench.store is not None
+    bench.models.digests = {"1": "sha256:11", "2": "sha256:22"}
+    await start(bench)
+    await bench.until(lambda: bench.models.weights() == {"1": 9000, "2": 1000}, "the first step")
+    rows = [row for row in await bench.store.audit() if row["type"].startswith("dev.headrace.rollout.")]
+    assert rows[0]["type"] == "dev.headrace.rollout.created"
+    assert rows[0]["data"]["digests"] == {"1": "sha256:11"}         # the candidate was not loaded yet
+    assert rows[-1]["data"]["digests"] == {"1": "sha256:11", "2": "sha256:22"}
+
+
 async def test_promoting_flips_the_label_stable(bench: Bench) -> None:
     assert bench.service is not None
     await bench.service.set_labels("m", {"stable": "1"}, 0, BY)

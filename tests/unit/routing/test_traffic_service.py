@@ -176,6 +176,21 @@ async def test_labels_are_set_whole_and_load_their_versions(service: TrafficServ
         await service.set_labels("m", {"12": "3"}, 1, BY)
 
 
+async def test_the_audit_says_what_the_versions_were_made_of(service: TrafficService, models: FakeModels, store: SqliteStore) -> None:
+    models.digests = {"1": "sha256:11", "2": "sha256:22", "3": "sha256:33"}
+    await service.set_traffic("m", split(v1=9000, v2=1000), 0, BY)
+    models.digests["2"] = "sha256:2222"         # loaded anew, from other files
+    await service.set_labels("m", {"champion": "2"}, 1, BY)
+    await service.clear_traffic("m", 2, BY)
+    said = {row["type"].removeprefix("dev.headrace."): row["data"]["digests"] for row in await store.audit()}
+    first, later = {"1": "sha256:11", "2": "sha256:22"}, {"1": "sha256:11", "2": "sha256:2222"}
+    assert said == {
+        "traffic.held": {"1": "sha256:11"}, "traffic.pending": {"1": "sha256:11"},      # 2 is not loaded yet
+        "traffic.set": first, "labels.set": later, "traffic.cleared": later,
+    }
+    assert (await store.verify_audit()).is_intact
+
+
 async def test_an_unknown_model_is_not_found(service: TrafficService) -> None:
     with pytest.raises(NotFound):
         service.traffic("other")
