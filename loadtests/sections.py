@@ -1,4 +1,4 @@
-"""docs/results/rollout.md and rollout.json: each case puts its tables in as soon as it is done, and leaves those of other cases alone."""
+"""A page of results, STEM.md beside STEM.json: each case puts its tables in as soon as it is done, and leaves those of others alone."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,6 @@ from loadtests.judge.report import table_page
 from loadtests.judge.tables import Bound, Table
 
 Section = dict[str, Any]
-
-HEAD = (
-    "# Rollouts on a running server",
-    "",
-    "Written by `make bench-rollout` (`python -m loadtests.rollout`): servers of its own, with load from wrk, h2load and a client that",
-    "notes when it sent and got each answer, all on one machine. How it measures: [measuring.md](../measuring.md).",
-)
-
 
 def circumstances(server_cores: str, client_cores: str, is_quick: bool) -> dict[str, str]:
     """What a reader needs to judge the figures of one case."""
@@ -41,13 +33,13 @@ def read_table(document: Mapping[str, Any]) -> Table:
     return Table(**{**document, "bounds": bounds})
 
 
-def page(sections: Mapping[str, Section], order: Sequence[str]) -> str:
-    """The whole page; cases that were never run are named as such."""
+def page(head: Sequence[str], sections: Mapping[str, Section], order: Sequence[str]) -> str:
+    """The whole page under its head; cases that were never run are named as such."""
     tables = {name: [read_table(table) for table in sections[name]["tables"]] for name in order if name in sections}
     bounds = [bound for found in tables.values() for table in found for bound in table.bounds]
     missed = [bound.name for bound in bounds if not bound.is_met]
     absent = [name for name in order if name not in sections]
-    lines = [*HEAD, ""]
+    lines = [*head, ""]
     lines += [f"{len(bounds) - len(missed)} of {len(bounds)} bounds are met{'' if not missed else '; missed: ' + '; '.join(missed)}.", ""]
     lines += [f"Not run yet: {', '.join(absent)}.", ""] if absent else []
     for name, found in tables.items():
@@ -58,7 +50,7 @@ def page(sections: Mapping[str, Section], order: Sequence[str]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def merge(folder: Path, stem: str, name: str, section: Section, order: Sequence[str]) -> Path:
+def merge(folder: Path, stem: str, head: Sequence[str], name: str, section: Section, order: Sequence[str]) -> Path:
     """Put one case's section into STEM.json and write STEM.md anew; returns the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{stem}.json"
@@ -67,7 +59,7 @@ def merge(folder: Path, stem: str, name: str, section: Section, order: Sequence[
     ordered = {key: sections[key] for key in order if key in sections}
     file.write_text(json.dumps({"cases": ordered}, indent=1) + "\n")
     path = folder / f"{stem}.md"
-    path.write_text(page(ordered, order))
+    path.write_text(page(head, ordered, order))
     return path
 
 

@@ -1,8 +1,6 @@
 """Puts routing together: the store in the state directory, the hub, webhooks, the service, and what the metrics are told of it."""
 
 import asyncio
-import fcntl
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,9 @@ from serve.config import Settings
 from serve.errors import ConfigurationError, HeadraceError
 from serve.models.lifecycle import ModelManager
 from serve.models.native_engine import NativeEngine
+from serve.monitoring.ci_payloads import DEFAULT_TYPES, renderer
 from serve.routing.judge.judgement import Finding
+from serve.routing.ports import Outcomes
 from serve.routing.rollout_ledger import Clock
 from serve.routing.rollout_live import Live
 from serve.routing.rollout_state import Phase
@@ -27,7 +27,6 @@ from serve.telemetry.routing_facts import RolloutFacts, RoutingFacts, RoutingLed
 
 _log = structlog.get_logger(__name__)
 
-_LOCK = "headrace.lock"
 CLOSE_S = 5.0
 MIN_KEY_BYTES = 32
 
@@ -35,12 +34,11 @@ MIN_KEY_BYTES = 32
 class Routing:
     """Everything of it that a worker starts and ends."""
 
-    def __init__(self, service: RoutingService, store: SqliteStore, webhooks: Webhooks, counts: RoutingLedger, lock: int) -> None:
+    def __init__(self, service: RoutingService, store: SqliteStore, webhooks: Webhooks, counts: RoutingLedger) -> None:
         self.service = service
         self._counts = counts
-        self._store = store
+        self.store = store
         self._webhooks = webhooks
-        self._lock = lock
 
     def facts(self) -> RoutingFacts:
         """What the metrics say of routing."""
@@ -63,18 +61,19 @@ class Routing:
 
     async def close(self) -> None:
         """Saves and ends, the store last. What cannot be saved must not keep the worker from ending."""
-        for close in (self.service.close, self._webhooks.close, self._store.close):
+        for close in (self.service.close, self._webhooks.close, self.store.close):
             try:
                 async with asyncio.timeout(CLOSE_S):
                     await close()
             except (HeadraceError, TimeoutError) as error:
                 _log.error("routing does not end as it should", reason=str(error) or f"not within {CLOSE_S:g} s")
-        os.close(self._lock)
 
 
-async def open_routing(settings: Settings, models: ModelManager, engine: NativeEngine) -> Routing:
-    """Opens the store and what it says about traffic. Raises ConfigurationError, or what the store says of a damaged file."""
-    lock = _lock(settings.state_dir)
+async def open_routing(settings: Settings, models: ModelManager, engine: NativeEngine, outcomes: Outcomes | None = None) -> Routing:
+    """Opens the store and what it says about traffic. Raises ConfigurationError, or what the store says of a damaged file.
+
+    outcomes: None where nothing is recorded.
+    """
     source = f"headrace/{settings.server_name}"
     store = await SqliteStore.open(settings.state_dir, source=source, key=_audit_key(settings.audit_key_file))
     hub = EventHub(store.audit, source)
@@ -82,10 +81,10 @@ async def open_routing(settings: Settings, models: ModelManager, engine: NativeE
     webhooks = Webhooks(store, _webhooks(settings.webhooks))
     times = Clock(clock.monotonic_ns, clock.wall_ns)
     counts = RoutingLedger()
-    service = RoutingService(store, models, engine, hub, times, store.back_up, counts.verdict)
+    service = RoutingService(store, models, engine, hub, times, store.back_up, counts.verdict, outcomes)
     await service.open()
     webhooks.start()
-    return Routing(service, store, webhooks, counts, lock)
+    return Routing(service, store, webhooks, counts)
 
 
 def _rollout_facts(live: Live) -> RolloutFacts:
@@ -99,23 +98,12 @@ def _rollout_facts(live: Live) -> RolloutFacts:
 
 
 def _test_name(found: Finding) -> str:
-    """Some tests have several findings: promotion one a guardrail, the shadow one of what differs and one of what fails."""
+    """Some tests have several findings: promotion one a guardrail, outcomes one each, the shadow what differs and what fails."""
     if found.test == "promotion":
         return f"promotion_{found.thresholds.get('guardrail', '')}".rstrip("_")
+    if found.test == "outcome":
+        return f"outcome_{found.thresholds['name']}"
     return "shadow_failures" if found.test == "shadow" and "failed" in found.counts else found.test
-
-
-def _lock(state_dir: Path) -> int:
-    """The state directory belongs to one server at a time. Raises ConfigurationError: another one has it."""
-    state_dir.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(state_dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise ConfigurationError(
-            f"the state directory {state_dir} belongs to a server that is running: give this one its own with --state-dir") from error
-    return descriptor
 
 
 def _audit_key(file: Path | None) -> bytes | None:
@@ -144,11 +132,26 @@ def _webhooks(file: Path | None) -> list[Webhook]:
         raise ConfigurationError(f"--webhooks {file}: {error}") from error
 
 
+_WEBHOOK_KEYS = frozenset({"url", "secret_file", "types", "format", "token_file", "ref"})
+
+
 def _webhook(file: Path, entry: Any) -> Webhook:
-    if not isinstance(entry, dict) or not {"url", "secret_file"} <= entry.keys() <= {"url", "secret_file", "types"}:
-        raise ConfigurationError(f"--webhooks {file}: a webhook has url, secret_file and perhaps types, not {entry!r}")
-    secret = (file.parent / str(entry["secret_file"])).read_text(encoding="utf-8").strip()
-    return Webhook(str(entry["url"]), secret, tuple(str(kind) for kind in entry.get("types") or ()))
+    if not isinstance(entry, dict) or "url" not in entry or not entry.keys() <= _WEBHOOK_KEYS:
+        allowed = "url, secret_file and perhaps types, format, token_file and ref"
+        raise ConfigurationError(f"--webhooks {file}: a webhook has {allowed}, not {entry!r}")
+    types = entry.get("types") or ()
+    if isinstance(types, str) or not all(isinstance(kind, str) for kind in types):
+        raise ConfigurationError(f"--webhooks {file}: types = {types!r}: must be a list of event types")
+    url, format_ = str(entry["url"]), str(entry.get("format", "cloudevents"))
+    if format_ == "cloudevents" and "secret_file" not in entry:
+        raise ConfigurationError(f"--webhooks {file}: a webhook without format has to have a secret_file")
+    secret, token = (_secret(file, entry.get(key)) for key in ("secret_file", "token_file"))
+    render = renderer(format_, url, token, str(entry.get("ref", "")))
+    return Webhook(url, secret, tuple(types) or (DEFAULT_TYPES if render is not None else ()), render)
+
+
+def _secret(file: Path, name: Any) -> str:
+    return "" if name is None else (file.parent / str(name)).read_text(encoding="utf-8").strip()
 
 
 __all__ = ["Routing", "open_routing"]

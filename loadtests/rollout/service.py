@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from loadtests.bench.processes import Server, free_port
+from loadtests.bench.processes import Server, free_ports
 from loadtests.bench.servers import Machine, get
 from serve.client.admin import AdminClient
 
@@ -28,7 +28,7 @@ class Service:
         folder.mkdir(parents=True, exist_ok=True)
         self.machine, self.repository, self.folder = machine, repository, folder
         self.state_dir = folder / "state"
-        self.http_port, self.grpc_port, self.admin_port, self.metrics_port = (free_port() for _ in range(4))
+        self.http_port, self.grpc_port, self.admin_port, self.metrics_port = free_ports(4)
         self._flags = flags
         self.server = self._start()
 

@@ -194,6 +194,8 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_index_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    views.show_index([IndexEntry("m[bold]", "1", VersionState.READY), IndexEntry("n", "", VersionState.UNAVAILABLE, "broken")])
+    index = [IndexEntry("m[bold]", "1", VersionState.READY), IndexEntry("n", "", VersionState.UNAVAILABLE, "broken")]
+    views.show_index(index, {("m[bold]", "1"): "sha256:0123456789abcdef"})
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines == [["model", "version", "state", "reason"], ["m[bold]", "1", "READY"], ["n", "UNAVAILABLE", "broken"]]
+    assert lines == [
+        ["model", "version", "state", "digest", "reason"], ["m[bold]", "1", "READY", "0123456789ab"], ["n", "UNAVAILABLE", "broken"]]

@@ -1,0 +1,1 @@
+"""What recording costs and what it loses, on running servers. `python -m loadtests.records`."""

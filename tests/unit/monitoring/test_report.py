@@ -1,0 +1,182 @@
+"""The report: well-formed, self-contained, escaped, and saying what the document says."""
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve.monitoring.report.drift_plots import MAX_CELLS, MAX_ROWS, heat_class, heat_map
+from serve.monitoring.report.page import report_html
+from serve.monitoring.report.plots import Period, alerts_plot, traffic_plot
+from serve.monitoring.report.svg import NS, Scale, mark, nice_ticks, number, path, time_ticks
+from tests.unit.monitoring.documents import START_NS, WINDOW_NS, document
+
+MADE = "2026-01-31 16:02 UTC"
+_VOID = {"meta", "br", "i", "link"}
+
+
+class Reader(HTMLParser):
+    """Collects elements, and finds what is not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in {"meta", "br"}:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def of_class(self, name: str) -> list[dict[str, str | None]]:
+        return [attrs for _, attrs in self.elements if name in (attrs.get("class") or "").split()]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def page() -> Reader:
+    return Reader(report_html(document(), MADE))
+
+
+def numbers(elements: list[dict[str, str | None]], *names: str) -> Iterator[float]:
+    for attrs in elements:
+        yield from (float(attrs[name] or "nan") for name in names)
+
+
+def test_nothing_comes_from_anywhere_else() -> None:
+    text = report_html(document(), MADE)
+    assert not re.findall(r"https?:|url\(|<script|<link|<img|@import|src=", text)
+    assert "prefers-color-scheme: dark" in text
+    assert len(text) < 2_000_000
+
+
+def test_what_it_says(page: Reader) -> None:
+    for words in ("digits", "3 alerts standing", "2026-01-31 12:00 to 2026-01-31 16:00 UTC", "accuracy, version 1 stable",
+                  "Drift, version 1 stable", "against 1,437 rows of training", "Version 2 canary against stable", "Data validation",
+                  "out of range", "4,120", "Embeddings, version 1 stable", "input[23] (PSI 1.39) and 20 more", "ada", MADE):
+        assert words in page.text, words
+
+
+def test_every_mark_is_inside_its_plot(page: Reader) -> None:
+    boxes = [attrs["viewbox"] for tag, attrs in page.elements if tag == "svg"]
+    assert len(boxes) == 1 + 4 + 2 + 10 + 1, "alerts, performance, heat maps, distributions, traffic"
+    for attrs in page.of_class("now"):
+        if "x" in attrs:
+            assert 0 <= float(attrs["x"] or 0) <= 256
+            assert float(attrs["height"] or 0) >= 0
+    cells = [attrs for css in ("h0", "h1", "h2", "h3", "h4", "h5") for attrs in page.of_class(css) if "x" in attrs]
+    assert len(cells) > 1000
+    assert all(138 <= x <= 1072 for x in numbers(cells, "x"))
+    assert all(width > 0 for width in numbers(cells, "width", "height"))
+
+
+def test_colours_change_where_drift_begins() -> None:
+    assert [heat_class(psi, 0.1) for psi in (0.0, 0.019, 0.02, 0.05, 0.0999, 0.1, 0.2, 0.5, 9.0)] == [
+        "h0", "h0", "h1", "h2", "h2", "h3", "h4", "h5", "h5"]
+
+
+def test_a_heat_map_of_many_features_and_windows_stays_readable() -> None:
+    made = document(n_windows=600, n_features=200, drift_from=300)
+    windows = [one for one in made["windows"] if one["version"] == "1"]
+    page = Reader(f"<html>{heat_map(Period(START_NS, START_NS + 600 * WINDOW_NS), windows, 0.1)}</html>")
+    assert len(page.of_class("feature")) == MAX_ROWS
+    assert len([1 for css in range(6) for _ in page.of_class(f"h{css}")]) <= MAX_ROWS * MAX_CELLS
+
+
+def test_names_cannot_break_out() -> None:
+    made = document(n_windows=4)
+    nasty = "<script>alert(1)</script>&\"'"
+    for one in made["windows"]:
+        one["features"] = {nasty: next(iter(one["features"].values()))}
+    made["model"] = nasty
+    made["alerts"][0]["evidence"] = {"said": nasty}
+    made["violations"] = [{"version": "1", "feature": nasty, "kind": "missing", "count": 1}]
+    made["series"][0]["distributions"] = [
+        {"feature": nasty, "labels": [nasty] * 2, "baseline": [0.5, 0.5], "current": [1.0, 0.0], "psi": 1.0, "drifted": True}]
+    text = report_html(made, nasty)
+    assert "<script" not in text
+    assert nasty in Reader(text).text
+
+
+@pytest.mark.parametrize("change", ["nothing", "no window", "too few", "no performance", "one window", "no baseline", "no alerts"])
+def test_documents_with_holes(change: str) -> None:
+    made: dict[str, Any] = document(n_windows=1 if change == "one window" else 6)
+    if change == "no window":
+        made["windows"] = []
+    if change == "too few":
+        for one in made["windows"]:
+            one |= {"concluded": False, "features": {}, "predictions": {}, "embeddings": {}, "estimated": {}, "bands": {}}
+    if change == "no performance":
+        made["realised"] = []
+        for one in made["windows"]:
+            one["estimated"] = one["bands"] = {}
+    if change == "no baseline":
+        made["series"][0] |= {"baseline": None, "latest": None, "distributions": []}
+    if change == "no alerts":
+        made["alerts"] = []
+    page = Reader(report_html(made, MADE))
+    assert ("no window has been closed" in page.text.lower()) == (change == "no window")
+    if change == "no alerts":
+        assert "no alerts" not in page.text
+        assert "0 alerts standing" in page.text
+
+
+def test_an_alert_that_stands_reaches_the_end() -> None:
+    made = document()
+    page = Reader(f"<html>{alerts_plot(Period(START_NS, START_NS + 48 * WINDOW_NS), made['alerts'])}</html>")
+    ends = [float(attrs["x"] or 0) + float(attrs["width"] or 0) for attrs in page.of_class("alert")]
+    assert [round(end) for end in ends].count(1070) == 3
+    assert len(ends) == 4
+
+
+def test_traffic_is_stacked_without_gaps() -> None:
+    windows = [one for one in document()["windows"] if one["from_ns"] == START_NS + 30 * WINDOW_NS]
+    page = Reader(f"<html>{traffic_plot(Period(START_NS, START_NS + 48 * WINDOW_NS), windows)}</html>")
+    (lower,), (upper,) = page.of_class("series0"), page.of_class("series1")
+    assert float(upper["y"] or 0) + float(upper["height"] or 0) == pytest.approx(float(lower["y"] or 0), abs=0.11)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_are_round_within_the_range_and_not_too_many(low: float, width: float) -> None:
+    ticks = nice_ticks(low, low + width)
+    assert len(ticks) <= 6
+    assert all(low - width * 1e-6 <= tick <= low + width * 1.000001 for tick in ticks)
+
+
+@given(st.integers(0, 2**61), st.integers(60, 400 * 86_400))
+def test_times_are_round_and_few(start: int, span_s: int) -> None:
+    ticks = time_ticks(start, start + span_s * NS)
+    assert len(ticks) <= 15
+    assert all(start <= at <= start + span_s * NS and at % (60 * NS) == 0 for at, _ in ticks)
+
+
+@pytest.mark.parametrize(("value", "said"), [(12345, "12,345"), (0.91234, "0.912"), (1.2e-7, "1.2e-07"), (float("nan"), "none"),
+                                             (12345.6, "12,346"), (0.0, "0")])
+def test_numbers(value: float, said: str) -> None:
+    assert number(value) == said
+
+
+def test_marks() -> None:
+    assert mark("rect", x=1.04, class_="a<b", text_anchor="end") == '<rect x="1" class="a&lt;b" text-anchor="end"/>'
+    assert path([(0, 1), (2, 3.26), None, (4, 5)]) == "M0 1L2 3.3M4 5"
+    assert Scale(5, 5, 0, 10)(5) == 5
