@@ -17,10 +17,10 @@ def car_loans(data: Mapping[str, Any]) -> str:
         Series("alert band", (-0.5, 9.5), (low, low), FAINT, line="dashed", marker=0),
         Series("", (-0.5, 9.5), (high, high), FAINT, line="dashed", marker=0),
         Series("realised, by labels that come later", chunks, data["realised"], COLOURS[1]),
-        Series("estimated without labels", chunks, data["estimated"], COLOURS[0]),
         Series("estimated, as published", chunks, data["published"], INK, line="", marker=7, is_open=True),
+        Series("estimated without labels", chunks, data["estimated"], COLOURS[0]),
     ]
-    return plot("Car loans: performance without labels", x, y, series, (440, 70))
+    return plot("Car loans: performance without labels", x, y, series, (100, 296))
 
 
 __all__ = ["car_loans"]

@@ -27,7 +27,7 @@ class AlertBook:
         for (model, version, variant), kind, alert_id, document in database.watches():
             subject = Subject(model, version, variant, Kind(kind))
             self._watches[subject] = watch_of(document, self._alerts.get(alert_id))
-        # model -> event type -> when one was told, nanoseconds since the epoch
+        # model -> Told.kind -> when one was told, nanoseconds since the epoch
         self._last: dict[str, dict[str, int]] = database.fact(_TOLD, {})
         self._number: int = database.fact(_NUMBER, 0)
 
@@ -54,12 +54,13 @@ class AlertBook:
 
     def due(self, model: str, spec: MonitoringSpec, now_ns: int, stable: str) -> list[Told]:
         """What is to be told of a model now."""
-        return events(model, self.of_model(model), self._last.get(model, {}), now_ns, spec.cooldown_s, stable)
+        return events(model, self.of_model(model), self._last.get(model, {}), now_ns, spec, stable)
 
     def told(self, event: Told) -> None:
         """The event is durable: it is not told again."""
-        self._last.setdefault(event.model, {})[event.type] = event.time_ns
-        self._database.put_fact(_TOLD, self._last)
+        if event.kind:
+            self._last.setdefault(event.model, {})[event.kind] = event.time_ns
+            self._database.put_fact(_TOLD, self._last)
         for alert_id in event.alerts:
             alert = self._alerts[alert_id]
             if event.type == RETRAIN_REQUESTED:

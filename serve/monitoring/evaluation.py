@@ -1,7 +1,8 @@
 """A window judged: drift, estimated performance, data validation, as one document for the history and one verdict a kind of alert. Pure.
 
 What the history keeps of a feature is its PSI, what chance alone would bring, and the verdict; of the MAX_DETAILED features that differ
-most, also the other distances; of MAX_SHAPES of them, the counts of their bins.
+most, also the other distances; of MAX_SHAPES of them, the counts of their bins; of the MAX_VIOLATING features with the most invalid values,
+how many those were.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from serve.monitors import MonitoringSpec
 MAX_FEATURES = 512
 MAX_DETAILED = 30
 MAX_SHAPES = 12
+MAX_VIOLATING = 100
 # Features that an event names.
 MAX_NAMED = 20
 
@@ -55,7 +57,8 @@ class WindowEvaluator:
         counted: dict[str, dict[str, int]] = {}
         for one in invalid:
             counted.setdefault(one.feature, {})[one.kind] = one.count
-        return Evaluation({**document, "violations": counted}, judged, counted)
+        most = sorted(counted, key=lambda name: -sum(counted[name].values()))[:MAX_VIOLATING]
+        return Evaluation({**document, "violations": {name: counted[name] for name in most}}, judged, counted)
 
     def _baseline(self, cells: Cells) -> Baseline:
         found = self.find(cells.baseline)

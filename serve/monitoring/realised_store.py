@@ -67,7 +67,7 @@ class Detectors:
         if self.page_hinkley.update(error):
             one = self.page_hinkley
             if one.least is not None and one.up - one.least > one.threshold:
-                found.append({"detector": "page_hinkley", "ts_ns": at_ns, "before": mean, "after": one.mean})
+                found.append({"detector": "page_hinkley", "ts_ns": at_ns, "before": mean, "after": self.adwin.mean})
         return found
 
 

@@ -35,7 +35,7 @@ def realised_window(message: Mapping[str, Any], spec: MonitoringSpec, baseline: 
 
 
 def _detected(detections: list[Mapping[str, Any]]) -> dict[str, Any]:
-    last = detections[-1]
+    last = next((one for one in reversed(detections) if one["detector"] == "adwin"), detections[-1])
     said = f"{last['detector'].replace('_', '-')}: the mean error rose from {last['before']:.3g} to {last['after']:.3g}"
     return {"detections": detections, "said": said}
 

@@ -6,9 +6,10 @@
     dev.headrace.monitoring.alert.cleared         an alert that was told has cleared
     dev.headrace.retrain.requested                a model's alerts, put together: what drifted, since when, the rows
 
-Debounced: an alert is m of n windows by itself, and what one pass over the windows raises makes one request. Cooled down: for a model, two
-events of one type are at least `cooldown_s` apart; what is raised in between is told when that is over if it still stands, and never if it
-has cleared by then. An alert is part of at most one request, so a drift that stays does not ask again while somebody trains.
+Debounced: an alert is m of n windows by itself, and a request waits for a window, so that what has one cause makes one request.
+Cooled down: two events of one kind of alert of a version, and two requests of a model, are at least `cooldown_s` apart; what is raised in
+between is told when that is over if it still stands, and never if it has cleared by then. An alert is part of at most one request, so that
+a drift that stays does not ask again while somebody trains.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve.monitoring.alerts import Alert, Kind
+from serve.monitors import MonitoringSpec
 from serve.recording.views import sql_name
 from serve.records import SHADOW
 from serve.store.audit import rfc3339
@@ -44,10 +46,11 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """An event to send. alerts: ids of those that it speaks of."""
+    """An event to send. alerts: ids of those that it speaks of. kind: what is cooled down after it, "" nothing."""
 
     type: str
     model: str
+    kind: str
     reason: str
     evidence: Mapping[str, Any]
     time_ns: int
@@ -55,21 +58,28 @@ class Told:
 
 
 def events(
-    model: str, alerts: Sequence[Alert], last_ns: Mapping[str, int], now_ns: int, cooldown_s: float, stable: str = "",
+    model: str, alerts: Sequence[Alert], last_ns: Mapping[str, int], now_ns: int, spec: MonitoringSpec, stable: str = "",
 ) -> list[Told]:
     """What is to be told of one model now. alerts: those that stand, and those that cleared and were told but not that they cleared.
 
-    last_ns: event type -> when one of it was told of this model. stable: the version whose alerts ask for retraining; "" all do.
+    last_ns: Told.kind -> when one of it was told of this model. stable: the version whose alerts ask for retraining; "" all do.
     """
-    ready = [type_ for type_ in {*_TYPES.values(), RETRAIN_REQUESTED} if now_ns - last_ns.get(type_, -(1 << 62)) >= cooldown_s * 1e9]
+    def is_ready(kind: str) -> bool:
+        return now_ns - last_ns.get(kind, -(1 << 62)) >= spec.cooldown_s * 1e9
+
     told = [_cleared(alert, now_ns) for alert in alerts if not alert.is_raised and alert.is_told and not alert.is_clear_told]
     standing = [alert for alert in alerts if alert.is_raised]
-    for type_ in sorted(set(ready) - {RETRAIN_REQUESTED}):
-        told += [_raised(alert, now_ns) for alert in standing if not alert.is_told and _TYPES[alert.subject.kind] == type_]
+    fresh = [alert for alert in standing if not alert.is_told and is_ready(_cooled(alert))]
+    told += [_raised(alert, now_ns) for alert in sorted(fresh, key=lambda one: (_TYPES[one.subject.kind], one.raised_ns, one.id))]
     asking = [alert for alert in standing if _asks(alert, stable)]
-    if RETRAIN_REQUESTED in ready and any(not alert.is_requested for alert in asking):
+    waited_ns = max((now_ns - alert.raised_ns for alert in asking if not alert.is_requested), default=-1)
+    if is_ready(RETRAIN_REQUESTED) and waited_ns >= spec.window_s * 1e9:
         told.append(_request(model, asking, now_ns))
     return told
+
+
+def _cooled(alert: Alert) -> str:
+    return f"{alert.subject.kind.value} {alert.subject.version}"
 
 
 def _asks(alert: Alert, stable: str) -> bool:
@@ -80,13 +90,13 @@ def _asks(alert: Alert, stable: str) -> bool:
 def _raised(alert: Alert, now_ns: int) -> Told:
     subject = alert.subject
     reason = f"version {subject.version} ({subject.variant}): {_WORDS[subject.kind]} since {rfc3339(alert.since_ns)}{_said(alert)}"
-    return Told(_TYPES[subject.kind], subject.model, reason, evidence_of(alert), now_ns, (alert.id,))
+    return Told(_TYPES[subject.kind], subject.model, _cooled(alert), reason, evidence_of(alert), now_ns, (alert.id,))
 
 
 def _cleared(alert: Alert, now_ns: int) -> Told:
     subject = alert.subject
     reason = f"version {subject.version} ({subject.variant}), {subject.kind.value}: {alert.cleared_because}"
-    return Told(ALERT_CLEARED, subject.model, reason, {**evidence_of(alert), "cleared": rfc3339(alert.cleared_ns)}, now_ns, (alert.id,))
+    return Told(ALERT_CLEARED, subject.model, "", reason, {**evidence_of(alert), "cleared": rfc3339(alert.cleared_ns)}, now_ns, (alert.id,))
 
 
 def _request(model: str, asking: Sequence[Alert], now_ns: int) -> Told:
@@ -99,7 +109,8 @@ def _request(model: str, asking: Sequence[Alert], now_ns: int) -> Told:
         "alerts": [evidence_of(alert) for alert in asking], "baseline": first.evidence.get("baseline"),
         "query": rows_query(model, versions, since, until),
     }
-    return Told(RETRAIN_REQUESTED, model, f"version {', '.join(versions)}: {said}", evidence, now_ns, tuple(alert.id for alert in asking))
+    reason = f"version {', '.join(versions)}: {said}"
+    return Told(RETRAIN_REQUESTED, model, RETRAIN_REQUESTED, reason, evidence, now_ns, tuple(alert.id for alert in asking))
 
 
 def evidence_of(alert: Alert) -> dict[str, Any]:

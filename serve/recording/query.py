@@ -166,7 +166,7 @@ class _Session:
             return
         self._defined.add(view.name)
         below = {one.kind: one for one in views.values() if one.model == view.model or one.kind == "labels"}
-        needed: dict[str, tuple[ViewKind, ...]] = {"labelled": ("model", "labels"), "databricks": ("requests",)}
+        needed: dict[str, tuple[ViewKind, ...]] = {"labelled": ("model",), "databricks": ("requests",)}
         for kind in needed.get(view.kind, ()):
             self.define(below[kind], views)
         with _told():
@@ -186,14 +186,22 @@ class _Session:
         if view.kind == "labels":
             return common_sql([self._relation(self._relations.of_table("labels", self._period), "labels")], LABELS_TABLE.names)
         if view.kind == "labelled":
-            return labelled_sql(below["model"].name, below["labels"].name, view.model)
+            return labelled_sql(below["model"].name, self._later_labels(), view.model)
         if view.kind == "databricks":
             return databricks_sql(below["requests"].name)
         found = self._relations.of_model(view.model, view.version or None, self._period)
         sources = [Source(self._relation(rows, "records"), rows.columns) for rows in found]
         return requests_sql(sources) if view.kind == "requests" else model_sql(sources, is_raw=view.kind == "raw")
 
-    def _relation(self, rows: Rows, table: TableName) -> str:
+    def _later_labels(self) -> str:
+        """Labels come after their rows: where the period ends, only the rows end."""
+        period = Period(self._period.from_ns)
+        relation = self._relation(self._relations.of_table("labels", period), "labels", period)
+        name = self._name()
+        self._connection.execute(f"CREATE VIEW {name} AS {common_sql([relation], LABELS_TABLE.names)}")
+        return name
+
+    def _relation(self, rows: Rows, table: TableName, period: Period | None = None) -> str:
         """Defines a relation of rows of one schema with columns as views have them; its name. It may be empty."""
         schema = LABELS_TABLE if table == "labels" else table_schema(tuple(column.tensor for column in rows.columns))
         n_common = len(schema) - len(rows.columns)
@@ -202,7 +210,8 @@ class _Session:
         cells += [f"CAST(c{i} AS {column.form.sql}) AS {quoted(column.name)}" for i, column in enumerate(rows.columns, n_common)]
         # By place: names of columns that differ in case alone would otherwise be one.
         names = ", ".join(f"c{i}" for i in range(len(schema)))
-        arms = [f"SELECT {', '.join(cells)} FROM {place} AS t({names}){self._bounds()}" for place in self._places(rows, schema)]
+        bounds = _bounds(period or self._period)
+        arms = [f"SELECT {', '.join(cells)} FROM {place} AS t({names}){bounds}" for place in self._places(rows, schema)]
         name = self._name()
         self._connection.execute(f"CREATE VIEW {name} AS {' UNION ALL '.join(arms)}")
         return name
@@ -230,10 +239,11 @@ class _Session:
         self._n_relations += 1
         return f"_rows_{self._n_relations}"
 
-    def _bounds(self) -> str:
-        """ts_ns is the first column of both tables."""
-        bounds = [f"c0 {sign} {at}" for sign, at in ((">=", self._period.from_ns), ("<", self._period.to_ns)) if at is not None]
-        return f" WHERE {' AND '.join(bounds)}" if bounds else ""
+
+def _bounds(period: Period) -> str:
+    """ts_ns is the first column of both tables."""
+    bounds = [f"c0 {sign} {at}" for sign, at in ((">=", period.from_ns), ("<", period.to_ns)) if at is not None]
+    return f" WHERE {' AND '.join(bounds)}" if bounds else ""
 
 
 @contextlib.contextmanager

@@ -137,7 +137,8 @@ def _drift(document: Document, series: Document, period: Period) -> list[str]:
         parts.append(_section(f"Version {name} against stable", beside, compared_table(versus["features"])))
     if series["distributions"]:
         legend = _legend([("now", "the window"), ("before", "baseline")])
-        plots = "".join(_distribution(one) for one in series["distributions"][:MAX_DISTRIBUTIONS])
+        ordered = sorted(series["distributions"], key=lambda one: one["kind"] != "prediction")
+        plots = "".join(_distribution(one) for one in ordered[:MAX_DISTRIBUTIONS])
         parts.append(_section(f"Distributions, version {name}", "The features of the newest window that differ most, and the predictions; "
                               "bins are quantiles of the baseline.", legend, f'<div class="many">{plots}</div>'))
     return parts

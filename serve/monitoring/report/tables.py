@@ -25,7 +25,7 @@ def alerts_table(alerts: Sequence[Document]) -> str:
         state = '<span class="chip bad">stands</span>' if one["state"] == "raised" else f"cleared {_when(one['cleared'])}"
         lines.append(_row("td", [(escape(one["id"]), ""), (f'<span class="{kind[1]}">{escape(kind[0])}</span>', ""),
                                  (escape(f"{one['version']} {one['variant']}"), ""), (_when(one["since"]), ""), (state, ""),
-                                 (escape(str(one["evidence"].get("said", ""))), ""), (escape(one["acknowledged_by"]), "")]))
+                                 (escape(str(one["evidence"].get("said", ""))), "wrap"), (escape(one["acknowledged_by"]), "")]))
     return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 

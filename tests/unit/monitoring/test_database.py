@@ -16,7 +16,8 @@ from serve.monitors import MonitoringSpec
 ONE = ("digits", "1", "stable")
 TWO = ("digits", "2", "canary")
 MINUTE = 60 * 10**9
-SPEC = MonitoringSpec(cooldown_s=600)
+WINDOW = 300 * 10**9
+SPEC = MonitoringSpec(cooldown_s=600, window_s=300)
 DRIFT = Subject(*ONE, Kind.DRIFT)
 
 
@@ -104,7 +105,7 @@ def conclude(book: AlertBook, words: str, first: int = 0) -> int:
 def test_alerts_and_what_was_told_outlive_a_restart(tmp_path: Path) -> None:
     database = MonitoringDatabase(tmp_path)
     book = AlertBook(database)
-    now = conclude(book, "bb")
+    now = conclude(book, "bb") + WINDOW
     for event in book.due("digits", SPEC, now, ""):
         book.told(event)
     database.flush()

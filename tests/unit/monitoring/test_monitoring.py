@@ -204,6 +204,8 @@ async def test_what_labels_say_comes_from_the_keeper(world: World) -> None:
     fired = {"detector": "adwin", "ts_ns": START, "before": 0.1, "after": 0.5}
     world.monitoring.take({**message, "detections": [fired]})
     await world.monitoring.tick()
+    assert await world.types() == ["monitoring.drift.detected"]
+    await world.pass_window()
     assert await world.types() == ["monitoring.drift.detected", "retrain.requested"]
     facts = world.monitoring.facts()
     assert facts.series["digits", "1", "1"].realised == {"accuracy": 0.5}
@@ -241,6 +243,7 @@ async def test_a_restart_goes_on_where_it_was(world: World) -> None:
     await world.restart()
     assert (await world.monitoring.document("digits"))["windows"][0]["n_drifted"] == 1
     await world.window(seed=3, shift=1.5)
+    await world.window(seed=5, shift=1.5)
     assert "retrain.requested" in await world.types()
     before = await world.types()
     await world.restart()
@@ -269,7 +272,7 @@ async def test_what_the_store_does_not_take_is_told_later(world: World, monkeypa
         with pytest.raises(Unavailable):
             await world.window(seed=2, shift=1.5)
     assert await world.types() == []
-    await world.monitoring.tick()
+    await world.pass_window()
     assert (await world.types()).count("retrain.requested") == 1
 
 

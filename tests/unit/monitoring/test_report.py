@@ -111,8 +111,9 @@ def test_names_cannot_break_out() -> None:
     made["model"] = nasty
     made["alerts"][0]["evidence"] = {"said": nasty}
     made["violations"] = [{"version": "1", "feature": nasty, "kind": "missing", "count": 1}]
+    shares = {"baseline": [0.5, 0.5], "current": [1.0, 0.0]}
     made["series"][0]["distributions"] = [
-        {"feature": nasty, "labels": [nasty] * 2, "baseline": [0.5, 0.5], "current": [1.0, 0.0], "psi": 1.0, "drifted": True}]
+        {"feature": nasty, "kind": "input", "labels": [nasty] * 2, **shares, "psi": 1.0, "drifted": True}]
     text = report_html(made, nasty)
     assert "<script" not in text
     assert nasty in Reader(text).text

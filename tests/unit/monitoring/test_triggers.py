@@ -15,6 +15,7 @@ from serve.monitoring.triggers import (
     events,
     rows_query,
 )
+from serve.monitors import MonitoringSpec
 
 S = 10**9
 HOUR = 3600.0
@@ -27,7 +28,7 @@ def alert(id_: str, kind: Kind = Kind.DRIFT, version: str = "1", variant: str = 
 
 
 def told(alerts: list[Alert], last: dict[str, int] | None = None, now_s: float = 10_000, stable: str = "") -> list[Told]:
-    return events("digits", alerts, last or {}, round(now_s * S), HOUR, stable)
+    return events("digits", alerts, last or {}, round(now_s * S), MonitoringSpec(cooldown_s=HOUR, window_s=300), stable)
 
 
 def types(found: list[Told]) -> list[tuple[str, tuple[str, ...]]]:
@@ -68,15 +69,25 @@ def test_nothing_is_told_twice() -> None:
     assert types(found) == [(DRIFT_DETECTED, ("b",)), (RETRAIN_REQUESTED, ("a", "b"))]
 
 
-def test_cooling_down_holds_back_a_type_until_it_is_over() -> None:
-    last = {DRIFT_DETECTED: 9_000 * S, RETRAIN_REQUESTED: 9_000 * S}
-    assert types(told([alert("a"), alert("b", Kind.REALISED_PERFORMANCE)], last)) == [(PERFORMANCE_DEGRADED, ("b",))]
+def test_a_request_waits_for_a_window_so_that_one_cause_makes_one_request() -> None:
+    first, second = alert("a", at_s=1000), alert("b", Kind.ESTIMATED_PERFORMANCE, at_s=1200)
+    assert types(told([first], now_s=1299)) == [(DRIFT_DETECTED, ("a",))]
+    seen = replace(first, is_told=True)
+    assert types(told([seen, second], now_s=1299)) == [(PERFORMANCE_DEGRADED, ("b",))]
+    assert types(told([seen, replace(second, is_told=True)], now_s=1300)) == [(RETRAIN_REQUESTED, ("a", "b"))]
+
+
+def test_cooling_down_holds_back_a_kind_of_a_version_until_it_is_over() -> None:
+    (first, request) = told([alert("a")])
+    last = {one.kind: 9_000 * S for one in (first, request)}
+    others = [alert("b", Kind.REALISED_PERFORMANCE), alert("c", Kind.PREDICTION_DRIFT), alert("d", version="2")]
+    assert types(told([alert("a"), *others], last)) == [(DRIFT_DETECTED, ("c",)), (DRIFT_DETECTED, ("d",)), (PERFORMANCE_DEGRADED, ("b",))]
     assert types(told([alert("a")], last, now_s=9_000 + HOUR)) == [(DRIFT_DETECTED, ("a",)), (RETRAIN_REQUESTED, ("a",))]
 
 
 def test_a_clearing_is_told_of_what_was_told() -> None:
     cleared = alert("a", cleared_ns=9 * S, cleared_because="the last 3 windows are good", is_told=True)
-    (found,) = told([cleared], {DRIFT_DETECTED: 9_999 * S})
+    (found,) = told([cleared], {told([alert("a")])[0].kind: 9_999 * S})
     assert (found.type, found.alerts, found.reason) == (ALERT_CLEARED, ("a",), "version 1 (stable), drift: the last 3 windows are good")
     assert told([replace(cleared, is_told=False)]) == told([replace(cleared, is_clear_told=True)]) == []
 

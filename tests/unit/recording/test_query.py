@@ -54,6 +54,15 @@ def test_rows_of_each_view(records: Records, view: str, n: int) -> None:
     assert column_of(records, f"SELECT count(*) FROM {view}") == [n]
 
 
+def test_a_period_ends_for_rows_and_not_for_their_labels(tmp_path: Path) -> None:
+    """Labels come after their rows."""
+    recorder = write_records(str(tmp_path / "records"), tmp_path / "home")
+    recorder.labels([{"request_id": "digits-3", "value": 3.0, "name": "late", "ts_ns": T0 + HOUR_NS, "seq": 99}])
+    found = open_records(recorder)
+    sql = "SELECT count(*) FROM records_digits_labelled WHERE label = 'late'"
+    assert column_of(found, sql) == column_of(found, sql, Period(None, T0 + HOUR_NS // 2)) == [1]
+
+
 def test_sealed_and_journalled_rows_are_one_table(records: Records) -> None:
     counts = "SELECT version, variant, status, count(*) AS n FROM records WHERE model = 'digits' GROUP BY ALL ORDER BY ALL"
     assert rows_of(records, counts) == [
