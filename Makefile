@@ -8,10 +8,10 @@ PEERS ?= mlserver litserve bentoml
 LOAD_SECONDS ?= 30
 SANITIZERS ?= address,undefined
 
-.PHONY: help setup serve demo-monitoring test test-slow check sanitize bench bench-gpu bench-judge bench-rollout bench-records load wheel image fresh protocol clean
+.PHONY: help setup serve demo-monitoring test test-slow check sanitize bench bench-gpu bench-judge bench-rollout bench-records bench-monitoring load wheel image fresh protocol clean
 
 help:
-	@echo 'make serve | demo-monitoring | test | check | bench | bench-gpu | bench-judge | bench-rollout | bench-records | load | wheel | image | fresh | sanitize | clean; see README.md'
+	@echo 'make serve | demo-monitoring | test | check | bench | bench-gpu | bench-judge | bench-rollout | bench-records | bench-monitoring | load | wheel | image | fresh | sanitize | clean; see README.md'
 
 setup:
 	@PYTHON=$(PYTHON) tools/setup.sh
@@ -67,6 +67,11 @@ bench-judge: setup
 bench-rollout: setup
 	@tools/debian.sh bench
 	$(BIN)/python -m loadtests.rollout $(ARGS)
+
+# The mathematics of monitoring on published data and streams, 3 minutes; no server involved. ARGS='car-loans clean --quick'.
+bench-monitoring: setup
+	@tools/datasets.sh
+	$(BIN)/python -m loadtests.monitoring $(ARGS)
 
 # Recording on running servers: what it costs, and what kills and full disks lose (as root: it mounts disks in memory). ARGS='cost kills disks --quick'.
 bench-records: setup
