@@ -26,7 +26,6 @@ _LABELS_S = 120.0
 
 def labelled(headrace: Headrace, since: str, condition: str, limit: int) -> Pictures:
     """What was recorded since then, with the labels that have come, the oldest first. Shadows are of the same requests and left out."""
-    # `--to-time` would leave out labels that came later than the rows that they are about.
     rows = headrace.query(f"SELECT in_input, label_value FROM records_{MODEL}_labelled WHERE label = 'label' AND variant <> 'shadow' "
                           f"AND {condition} ORDER BY ts_ns, seq LIMIT {limit}", "--from", since)
     images = np.array([row["in_input"] for row in rows], np.float32).reshape(len(rows), -1)
