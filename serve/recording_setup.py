@@ -90,6 +90,7 @@ class Recording:
         """For `serve.models.native_engine`. Raises ConfigurationError, ValueError."""
         parse_outcomes(spec.monitoring.outcomes, f"monitoring of {spec.model}")
         stream = self._recorder.open_stream(spec)
+        self.monitoring.observer.open(spec)
         self._specs[spec.model] = spec.monitoring
         self._loop.call_soon_threadsafe(self._tell_spec, spec.model)
         return stream

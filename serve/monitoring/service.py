@@ -107,7 +107,7 @@ class MonitoringService:
         self.counts: dict[Series, Counts] = {}
         self.late_rows = 0
         self.retrain_events: dict[str, int] = {}
-        # The newest concluded window of a series, and the newest that labels say something of.
+        # The newest concluded window of a series, and the newest of which enough labels have come.
         self.latest: dict[Series, dict[str, Any]] = {}
         self.realised: dict[Series, dict[str, Any]] = {}
         self.violations = ViolationLedger({tuple(key): count for key, count in database.fact(_VIOLATIONS, [])})
@@ -120,8 +120,8 @@ class MonitoringService:
         for model in self._database.models():
             for row in self._database.windows(model, limit=1):
                 self.latest[row.series] = row.document
-            for row in self._database.realised(model, limit=1):
-                self.realised[row.series] = row.document
+            for row in self._database.realised(model):
+                self._note_realised(row)
         self._stored = {sha256: baseline_of_json(content) for sha256, content in self._database.baselines().items()}
         for series, role, start, sha256, content in self._database.cells():
             try:
@@ -163,9 +163,13 @@ class MonitoringService:
     def learn_realised(self, row: Row, judged: Mapping[Kind, Judged], now_ns: int) -> None:
         """What labels say of a window of predictions, so far. row.document has from_ns and to_ns."""
         self._database.put_realised(row)
-        if row.start_ns >= self.realised.get(row.series, {}).get("from_ns", 0):
-            self.realised[row.series] = row.document
+        self._note_realised(row)
         self._conclude(row.series, row.start_ns, row.document["to_ns"], judged, now_ns)
+
+    def _note_realised(self, row: Row) -> None:
+        is_enough = row.document["labelled"] >= self._ports.specs(row.series[0]).min_rows
+        if is_enough and row.start_ns >= self.realised.get(row.series, {}).get("from_ns", 0):
+            self.realised[row.series] = row.document
 
     def forget_cells(self, model: str, version: str) -> None:
         """The version has another baseline: what was counted by the old one cannot be added to."""

@@ -101,6 +101,7 @@ class Monitoring:
         self._task: asyncio.Task[None] | None = None
         self._facts = MonitoringFacts()
         self._looked_ns = 0
+        self._is_closed = False
 
     def start(self, store: ConfigStore) -> None:
         """On the loop that it is used on. store: of the audit chain, where events are told."""
@@ -111,6 +112,7 @@ class Monitoring:
 
     async def close(self) -> None:
         """After the recorder: what it saw last is kept."""
+        self._is_closed = True
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -128,7 +130,7 @@ class Monitoring:
 
     def take(self, message: Mapping[str, Any]) -> None:
         """A message of the keeper, on the loop: what labels say of a window. Others are somebody else's."""
-        if message.get("type") == PERFORMANCE:
+        if message.get("type") == PERFORMANCE and not self._is_closed:       # the next worker is told of it again
             self._executor.submit(self._take_realised, message)
 
     async def tick(self) -> None:

@@ -6,6 +6,7 @@ which is beta-binomial with (2, m - 1) whatever the law of the values (Wilks 194
 (1, m), as if the next one were the first of its kind. Benjamini-Hochberg over all of them. Pure.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -16,7 +17,6 @@ from serve.monitoring.baseline import Baseline
 from serve.monitoring.cells import Cells
 from serve.monitoring.distances import benjamini_hochberg, chi_squared
 from serve.monitors import MonitoringSpec
-from serve.routing.judge.special import log_beta
 
 ViolationKind = Literal["missing", "not_finite", "out_of_range", "unseen_category"]
 
@@ -84,28 +84,24 @@ def _shares(feature: str, kind: ViolationKind, count: int, n: int, known: int, o
     return Violation(feature, kind, count, n, expected, test.p_value / 2 if is_more else 1.0)
 
 
-def at_least(k: int, n: int, a: float, b: float) -> float:
-    """P(K >= k) of the beta-binomial law of n draws with (a, b)."""
+def at_least(k: int, n: int, a: int, b: int) -> float:
+    """P(K >= k) of the beta-binomial law of n draws with (a, b), a 1 or 2: of n + m values in order, m = a + b - 1 of them known, the
+    outermost k are new (a = 1), or of the outermost k + 1 at most one is known (a = 2).
+    """
     if k <= 0 or b <= 0:
         return 1.0
     if k > n:
         return 0.0
-    below = np.arange(k)
-    # Of the fewer terms, so that a small tail is summed and not what is left of 1.
-    terms = below if k <= n // 2 and k < _expected_below(n, a, b) else np.arange(k, n + 1)
-    logs = _log_choose(n, terms) + log_beta(terms + a, n - terms + b) - log_beta(a, b)
-    total = min(1.0, float(np.exp(logs).sum()))
-    return 1.0 - total if terms is below else total
+    m = a + b - 1
+    if a == 1:
+        return math.exp(_log_choose(n, k) - _log_choose(n + m, k))
+    whole = _log_choose(n + m, k + 1)
+    none = math.exp(_log_choose(n, k + 1) - whole) if k < n else 0.0
+    return min(1.0, none + math.exp(_log_choose(n, k) + math.log(m) - whole))
 
 
-def _expected_below(n: int, a: float, b: float) -> float:
-    return n * a / (a + b)
-
-
-def _log_choose(n: int, k: np.typing.NDArray[np.int64]) -> np.typing.NDArray[np.float64]:
-    # C(n, k) = 1 / ((n + 1) B(n - k + 1, k + 1))
-    found: np.typing.NDArray[np.float64] = -np.log(n + 1.0) - log_beta(n - k + 1, k + 1)
-    return found
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
 __all__ = ["MIN_SHARE", "Violation", "ViolationKind", "at_least", "violations"]

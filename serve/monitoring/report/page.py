@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from serve.monitoring.report.drift_plots import MAX_ROWS, distribution_plot, heat_legend, heat_map
-from serve.monitoring.report.plots import Period, alerts_plot, name_of, performance_plot, series_names, traffic_plot
+from serve.monitoring.report.plots import FEW_LABELS, Period, alerts_plot, name_of, performance_plot, series_names, traffic_plot
 from serve.monitoring.report.svg import number
 from serve.monitoring.report.tables import alerts_table, compared_table, embeddings_table, features_table, violations_table
+from serve.records import SHADOW
 
 Document = Mapping[str, Any]
 
@@ -49,7 +50,7 @@ def _head(document: Document, made: str) -> str:
 def _tiles(document: Document) -> str:
     windows = document["windows"]
     tiles = [_tile("rows watched", f"{sum(one['rows'] for one in windows):,}", "in this period")]
-    for series in document["series"]:
+    for series in (one for one in document["series"] if one["variant"] != SHADOW):
         latest, name = series["latest"], name_of(series)
         if latest and latest["n_features"]:
             bad = "bad" if latest["n_drifted"] else "good"
@@ -57,7 +58,7 @@ def _tiles(document: Document) -> str:
         for metric, value in _shown(document, (latest or {}).get("estimated", {})):
             band = latest["bands"].get(metric)
             tiles.append(_tile(f"estimated {metric}", number(value), f"{name}{_band(band)}", _judged(value, band)))
-        realised = [one for one in document["realised"] if name_of(one) == name]
+        realised = [one for one in document["realised"] if name_of(one) == name and one["labelled"] >= FEW_LABELS]
         for metric, value in _shown(document, realised[-1]["metrics"] if realised else {}):
             band = realised[-1]["bands"].get(metric)
             tiles.append(_tile(f"realised {metric}", number(value), f"{name} · {realised[-1]['labelled']:,} labels", _judged(value, band)))
@@ -111,7 +112,8 @@ def _performance(document: Document, period: Period) -> str:
     legend = _legend([("estimated", "estimated without labels"), ("realised", "realised, where labels have come"),
                       ("bandkey", "as good as the baseline")])
     more = f"<details><summary>other metrics</summary>{''.join(folded)}</details>" if folded else ""
-    about = "Estimated from the calibrated scores of each window; realised by the time of the prediction."
+    about = (f"Estimated from the calibrated scores of each window; realised by the time of the prediction, faint where fewer than "
+             f"{FEW_LABELS} labels have come.")
     return _section("Performance", about, legend, *shown, more)
 
 

@@ -8,6 +8,8 @@ from serve.monitoring.report.svg import Scale, figure, mark, nice_ticks, number,
 
 Document = Mapping[str, Any]
 WIDTH = 1080.0
+# Fewer labels than this say little: the window's truth is drawn faintly, and no line leads to it.
+FEW_LABELS = 100
 # Of every plot over time: so one time is one place all down the page. Names of features fit in.
 LEFT, RIGHT = 138.0, 10.0
 
@@ -50,10 +52,11 @@ def performance_plot(
     for at, end, value in found:
         said = f"estimated {metric} {number(value)}"
         parts.append(mark("circle", tip(said), cx=x((at + end) / 2), cy=y(value), r=2.6, class_="dot estimated"))
-    parts.append(mark("path", d=path(_stepped([one[:3] for one in true], x, y)), class_="line realised"))
+    parts.append(mark("path", d=path(_stepped([one[:3] for one in true if one[3] >= FEW_LABELS], x, y)), class_="line realised"))
     for at, end, value, labelled in true:
         said = f"realised {metric} {number(value)} over {labelled:,} labels"
-        parts.append(mark("circle", tip(said), cx=x((at + end) / 2), cy=y(value), r=3.4, class_="dot realised"))
+        css = "dot realised" if labelled >= FEW_LABELS else "dot realised few"
+        parts.append(mark("circle", tip(said), cx=x((at + end) / 2), cy=y(value), r=3.4, class_=css))
     return figure(WIDTH, height, "".join(parts), f"{metric}, estimated and realised, over time")
 
 
@@ -124,4 +127,4 @@ def series_names(windows: Sequence[Document]) -> list[str]:
     return sorted({name_of(one) for one in windows})
 
 
-__all__ = ["KINDS", "LEFT", "WIDTH", "Period", "alerts_plot", "name_of", "performance_plot", "series_names", "traffic_plot"]
+__all__ = ["FEW_LABELS", "KINDS", "LEFT", "WIDTH", "Period", "alerts_plot", "name_of", "performance_plot", "series_names", "traffic_plot"]

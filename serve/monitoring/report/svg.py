@@ -8,7 +8,7 @@ from html import escape
 
 NS = 1_000_000_000
 # Between two labels of the time axis, in seconds.
-_STEPS_S = (60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800, 2_592_000)
+_STEPS_S = (5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800, 2_592_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,8 @@ def time_ticks(low_ns: int, high_ns: int, n: int = 6) -> list[tuple[int, str]]:
     for at in range(-(-low_ns // step) * step, high_ns + 1, step):
         when = datetime.fromtimestamp(at // NS, UTC)
         day = f"{when:%b %-d}"
-        found.append((at, f"{when:%H:%M}" if day == last_day else f"{day} {when:%H:%M}"))
+        time = f"{when:%H:%M}" if step >= 60 * NS else f"{when:%H:%M:%S}"
+        found.append((at, time if day == last_day else f"{day} {time}"))
         last_day = day
     return found
 

@@ -228,9 +228,10 @@ def test_a_disk_that_takes_nothing_stops_nothing(world: World, monkeypatch: pyte
 
 
 def test_what_labels_say_is_kept_by_the_time_of_the_prediction_and_revised(world: World) -> None:
-    def learn(window: int, accuracy: float) -> None:
+    def learn(window: int, accuracy: float, labelled: int = 50) -> None:
         start = START + window * 5 * MINUTE
-        row = Row(STABLE, start, {"version": "1", "variant": "1", **times(start, start + 5 * MINUTE), "metrics": {"accuracy": accuracy}})
+        row = Row(STABLE, start, {"version": "1", "variant": "1", **times(start, start + 5 * MINUTE), "labelled": labelled,
+                                  "metrics": {"accuracy": accuracy}})
         judged = {Kind.REALISED_PERFORMANCE: Judged(accuracy < 0.9, {"metric": "accuracy", "value": accuracy, "bound": 0.9})}
         world.service.learn_realised(row, judged, START + 60 * MINUTE)
 
@@ -239,7 +240,9 @@ def test_what_labels_say_is_kept_by_the_time_of_the_prediction_and_revised(world
     assert world.service.tick(START + 60 * MINUTE) == []
     learn(0, 0.85)
     assert [one.type for one in world.service.tick(START + 65 * MINUTE)] == [PERFORMANCE_DEGRADED, RETRAIN_REQUESTED]
-    assert world.service.realised[STABLE]["metrics"] == {"accuracy": 0.8}, "the newest window"
-    assert [row.document["metrics"]["accuracy"] for row in world.database.realised("digits")] == [0.85, 0.8]
+    learn(2, 1.0, labelled=3)
+    assert world.service.realised[STABLE]["metrics"] == {"accuracy": 0.8}, "the newest window with enough labels"
+    world.service.tick(START + 66 * MINUTE)
+    assert [row.document["metrics"]["accuracy"] for row in world.database.realised("digits")] == [0.85, 0.8, 1.0]
     world.restart()
     assert world.service.realised[STABLE]["metrics"] == {"accuracy": 0.8}
