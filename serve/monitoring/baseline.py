@@ -168,9 +168,12 @@ class MetricBaseline:
 
     def band(self, rows: int) -> tuple[float, float]:
         """As good as the baseline: the chunks' mean and three standard deviations, those of a window of so many labelled rows where it is
-        smaller than a chunk.
+        smaller than a chunk. A share that never varied (a perfect baseline) still may be 3 / rows off: what was not seen in n rows can be
+        that frequent (the rule of three, at 95 %).
         """
         reach = 3 * self.chunk_std * max(1.0, math.sqrt(self.chunk_rows / max(1, rows)))
+        if (self.lowest, self.highest) == (0.0, 1.0):
+            reach = max(reach, 3 / max(1, rows))
         low, high = self.chunk_mean - reach, self.chunk_mean + reach
         return (low if self.lowest is None else max(low, self.lowest)), (high if self.highest is None else min(high, self.highest))
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from serve.errors import ConfigurationError, InvalidArgument
-from serve.monitoring.baseline import Baseline, baseline_of, baseline_of_json
+from serve.monitoring.baseline import Baseline, MetricBaseline, baseline_of, baseline_of_json
 from serve.monitoring.baseline_answers import binary_names
 from serve.monitoring.baseline_build import build_baseline
 from serve.monitoring.observer import Observer
@@ -252,3 +252,10 @@ def test_a_uniform_feature_has_a_chi_squared_fit_to_its_own_bins() -> None:
     p = [stats.chi2_contingency([np.array(one.counts)[1:-1], cells.numeric["in_x"].binned(one.index, len(one.edges))[1:-1]]).pvalue
          for one in MADE.numeric]
     assert min(p) > 1e-3
+
+
+def test_one_error_in_a_window_is_no_alert_where_the_baseline_had_none() -> None:
+    perfect = MetricBaseline(value=1.0, chunk_mean=1.0, chunk_std=0.0, chunk_rows=100, n_chunks=5)
+    assert perfect.band(500) == (1 - 3 / 500, 1.0)
+    unbounded = replace(perfect, lowest=0.0, highest=None)
+    assert unbounded.band(500) == (1.0, 1.0)
