@@ -16,9 +16,8 @@ import structlog
 
 from serve._core.record_columns import RecordColumns
 from serve._core.recorder import NativeRecorder
-from serve.api.feedback_ports import Label as GivenLabel
 from serve.config import Settings
-from serve.errors import ConfigurationError, Unavailable
+from serve.errors import ConfigurationError, HeadraceError, Unavailable
 from serve.monitoring.setup import MonitoringSettings, Server, open_monitoring
 from serve.monitors import MonitoringSpec
 from serve.recording.columns import batch_of
@@ -29,7 +28,6 @@ from serve.recording.join_specs import monitoring_message
 from serve.recording.keeper_link import KeeperLink
 from serve.recording.keeper_settings import KeeperSettings
 from serve.recording.label_writer import LabelSettings, LabelWriter
-from serve.recording.labels import Label
 from serve.recording.lane import JournalPlace
 from serve.recording.layout import check_replica
 from serve.recording.outcome_sql import parse_outcomes
@@ -37,8 +35,9 @@ from serve.recording.page import RecordPage, next_epoch
 from serve.recording.recorder import Recorder, RecorderSettings
 from serve.recording.recovery import highest_epoch
 from serve.recording.stores import LocalStore, open_store
-from serve.records import RecordStreamSpec
+from serve.records import Label, RecordStreamSpec
 from serve.routing.outcome_board import OutcomeBoard
+from serve.store.audit import AuditEntry
 from serve.store.port import ConfigStore
 from serve.telemetry.recording_facts import RecordingFacts
 
@@ -74,10 +73,15 @@ class Recording:
             folder=settings.state_dir / "monitoring", command=tuple(shlex.split(record.monitor_command or ""))), server)
         self._handlers: dict[str, Callable[[Message], object]] = {
             "room": self._take_room, "error": _warn, "feedback": self._take_feedback, "outcomes": self.outcomes.take,
-            "performance": self.monitoring.take}
+            "performance": self.monitoring.take, "epoch": self._take_epoch, "purged": self._take_purge,
+            "status": self._take_status}
         self._loop = asyncio.get_running_loop()
         self._specs: dict[str, MonitoringSpec] = {}
         self._feedback: dict[tuple[str, str], int] = {}
+        self._lost_before = 0
+        self._kept: dict[str, int] = {}
+        self._store: ConfigStore | None = None
+        self._writing: set[asyncio.Task[None]] = set()
         self.native = NativeRecorder(settings.io_threads, record.record_ring_bytes, self._page.buffer)
         place = JournalPlace(SystemFiles(), self.home.journals, record.record_seal_bytes, int(record.record_seal_s * 1e9))
         fsync_ns = int(record.record_fsync_s * 1e9)
@@ -95,14 +99,13 @@ class Recording:
         self._loop.call_soon_threadsafe(self._tell_spec, spec.model)
         return stream
 
-    def submit(self, model: str, labels: Sequence[GivenLabel], *, durable: bool = False) -> "Future[None]":
+    def submit(self, model: str, labels: Sequence[Label], *, durable: bool = False) -> "Future[None]":
         """For `serve.api.feedback_ports`. Raises Unavailable."""
-        kept = [Label(model=model, request_id=one.request_id, row=one.row, name=one.name, value=one.value, text=one.text,
-                      reward=one.reward, label_ts_ns=one.label_ts_ns) for one in labels]
-        return self._labels.submit(kept, durable)
+        return self._labels.submit(model, labels, durable=durable)
 
     def start(self, store: ConfigStore) -> None:
         """Starts the keeper and the monitoring, on the event loop. store: of the audit."""
+        self._store = store
         self._link.start()
         self.monitoring.start(store)
 
@@ -125,6 +128,30 @@ class Recording:
                        budget_bytes=message["budget"])
         self._has_room = bool(message["room"])
 
+    def _take_status(self, message: Message) -> None:
+        self._kept = {name: int(value) for name, value in message.items() if name != "at_ns" and isinstance(value, int)}
+
+    def _take_epoch(self, message: Message) -> None:
+        """The account of a worker that is gone."""
+        self._lost_before += int(message["lost"])
+        if message["lost"]:
+            _log.warning("rows were in memory when an earlier worker died", epoch=message["epoch"], lost=message["lost"])
+
+    def _take_purge(self, message: Message) -> None:
+        task = asyncio.get_running_loop().create_task(self._audit_purge(message))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def _audit_purge(self, message: Message) -> None:
+        """The manifest has every path; the audit says that there was a purge, and why."""
+        assert self._store is not None
+        purged = {name: message[name] for name in ("rows", "why", "paths", "n_paths") if name in message}
+        try:
+            entry = AuditEntry("dev.headrace.records.purged", self.replica, "headrace", message["why"], after=purged)
+            await self._store.commit([], [entry])
+        except HeadraceError as error:
+            _log.error("a purge of records is not in the audit", reason=str(error), rows=message["rows"], why=message["why"])
+
     def _take_feedback(self, message: Message) -> None:
         self._feedback = {(model, result): int(n) for model, counts in message["models"].items() for result, n in counts.items()}
         for problem in message["problems"]:
@@ -132,7 +159,9 @@ class Recording:
 
     def facts(self) -> RecordingFacts:
         """What the metrics say of recording."""
-        return replace(self._recorder.facts(), labels={**self._labels.counts(), **self._feedback})
+        return replace(
+            self._recorder.facts(), lost_before=self._lost_before, keeper_running=self._link.is_running,
+            keeper_restarts=self._link.restarts, kept=self._kept, labels={**self._labels.counts(), **self._feedback})
 
     async def close(self) -> dict[str, Any]:
         """Empties the rings, syncs and closes the journals, ends the keeper. Returns what became of this epoch's rows, for the log."""

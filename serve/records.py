@@ -103,6 +103,23 @@ class StreamReading:
     left_out: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """What became true of a prediction, as a client says it: of the row `row` of the request `request_id`.
+
+    name: of what is told, where a model has several. label_ts_ns: when the truth was known, wall clock, by the client. One of value, text
+    and reward says it.
+    """
+
+    request_id: str
+    row: int = 0
+    name: str = "label"
+    value: float | None = None
+    text: str | None = None
+    reward: float | None = None
+    label_ts_ns: int | None = None
+
+
 __all__ = [
-    "SHADOW", "SMALL_TENSOR_BYTES", "Policy", "RecordStreamSpec", "RecordedTensor", "RecordingSpec", "Redaction", "StreamReading",
+    "SHADOW", "SMALL_TENSOR_BYTES", "Label", "Policy", "RecordStreamSpec", "RecordedTensor", "RecordingSpec", "Redaction", "StreamReading",
 ]

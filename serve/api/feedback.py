@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from serve.api.feedback_ports import Label
 from serve.errors import InvalidArgument
+from serve.records import Label
 
 MAX_ITEMS = 10_000
 MAX_TEXT = 1_024        # characters of a label

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Sequence
 
-from serve.api.feedback_ports import Label, Labels
+from serve.api.feedback_ports import Labels
 from serve.api.ports import Models
 from serve.errors import Conflict, Unavailable
+from serve.records import Label
 
 RECORDING_IS_OFF = "this server records nothing, so that a label has no prediction to belong to: start it with --records DIR"
 

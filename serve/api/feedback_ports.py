@@ -2,23 +2,9 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Protocol
 
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """Of the row `row` of the request `request_id`. name: of what is told, where a model has several. label_ts_ns: when the truth was
-    known, wall clock, by the client. One of value, text and reward is given.
-    """
-
-    request_id: str
-    row: int = 0
-    name: str = "label"
-    value: float | None = None
-    text: str | None = None
-    reward: float | None = None
-    label_ts_ns: int | None = None
+from serve.records import Label
 
 
 class Labels(Protocol):
@@ -31,4 +17,4 @@ class Labels(Protocol):
         """
 
 
-__all__ = ["Label", "Labels"]
+__all__ = ["Labels"]

@@ -4,9 +4,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
 from serve.api import feedback
 from serve.api.feedback_desk import FeedbackDesk
-from serve.api.feedback_ports import Label
 from serve.errors import HeadraceError, InvalidArgument, grpc_code
 from serve.protocol.messages import FeedbackItem, FeedbackRequest, FeedbackResponse
+from serve.records import Label
 
 SERVICE = "headrace.v1.Feedback"
 

@@ -5,9 +5,9 @@ from urllib.parse import parse_qs
 
 from serve.api import feedback
 from serve.api.feedback_desk import FeedbackDesk
-from serve.api.feedback_ports import Label
 from serve.api.http_message import HttpRequest, HttpResponse, json_response
 from serve.errors import InvalidArgument
+from serve.records import Label
 
 # 10,000 items of 800 bytes.
 BODY_LIMIT_BYTES = 8 << 20

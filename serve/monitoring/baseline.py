@@ -56,10 +56,6 @@ class NumericFeature:
     def is_integer(self) -> bool:
         return not self.datatype.startswith(("FP", "BF"))
 
-    @property
-    def is_non_negative(self) -> bool:
-        return self.minimum >= 0
-
 
 
 @dataclass(frozen=True, slots=True)

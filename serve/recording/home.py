@@ -93,16 +93,8 @@ class Home:
 
     def _is_live(self, epoch: int) -> bool:
         # A worker holds the lock of its page. Of an earlier epoch one may still run, draining.
-        try:
-            descriptor = os.open(self.page(epoch), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
+        with suppress(FileNotFoundError):
+            return _is_locked(self.page(epoch))
         return False
 
     def close(self, name: JournalName) -> JournalName:
@@ -148,10 +140,14 @@ class Home:
 
 def is_kept(path: Path) -> bool:
     """Whether a process keeps the home at `path`, which need not be one."""
-    try:
-        descriptor = os.open(path / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
+    with suppress(OSError):
+        return _is_locked(path / _LOCK)
+    return False
+
+
+def _is_locked(path: Path) -> bool:
+    """By another process. Raises OSError where it cannot be opened."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

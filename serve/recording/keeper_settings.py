@@ -1,9 +1,8 @@
 """What a keeper is told when it starts: one JSON object on its standard input."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from dataclasses import asdict, dataclass, fields
+from typing import Self
 
 from serve.errors import ConfigurationError
 
@@ -13,7 +12,7 @@ class KeeperSettings:
     """records: folder or URL. home: STATE_DIR/records. epoch: the worker's, None when none runs. host: this machine's name; "": as it says.
 
     retention_days, disk_budget_bytes: as the flags. delta: keep Delta tables. parent_pid: the worker's, with which the keeper ends; 0: of
-    nobody. extra: for jobs that recording itself does not know.
+    nobody.
     """
 
     records: str
@@ -25,7 +24,6 @@ class KeeperSettings:
     disk_budget_bytes: int = 8 << 30
     delta: bool = False
     parent_pid: int = 0
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line."""

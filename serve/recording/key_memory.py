@@ -29,7 +29,6 @@ class KeyMemory:
         self._hours: dict[int, Keys] = {}       # each sorted
         self._added: dict[int, list[Keys]] = {}     # not in a file yet
         self._lengths: dict[int, int] = {}
-        self.n_forgotten = 0
         for hour, length in (lengths or {}).items():
             keys = np.frombuffer(self._read(int(hour), length), "<u8").astype(np.uint64)
             self._hours[int(hour)], self._lengths[int(hour)] = np.sort(keys), len(keys)
@@ -63,17 +62,17 @@ class KeyMemory:
         both = np.concatenate([self._hours.get(hour, np.empty(0, np.uint64)), np.sort(keys)])
         self._hours[hour] = np.sort(both, kind="stable")
         while len(self) > self._max_keys and len(self._hours) > 1:
-            self.n_forgotten += self._forget(min(self._hours))
+            self._forget(min(self._hours))
 
     def expire(self, before_ns: int) -> None:
         """Forgets the hours that ended before."""
         for hour in [hour for hour in self._hours if (hour + 1) * HOUR_NS <= before_ns]:
             self._forget(hour)
 
-    def _forget(self, hour: int) -> int:
+    def _forget(self, hour: int) -> None:
         self._added.pop(hour, None)
         self._lengths.pop(hour, None)
-        return len(self._hours.pop(hour))
+        del self._hours[hour]
 
     def save(self) -> dict[str, int]:
         """Appends what is new to the files, durably, and returns the document. Call `sweep` once that is written."""

@@ -6,10 +6,10 @@ import pyarrow as pa
 
 from serve.errors import InvalidArgument
 from serve.recording.arrow_schema import LABELS_JOURNAL
-from serve.recording.labels import Label
+from serve.records import Label
 
 
-def labels_batch(labels: Sequence[tuple[int, Label]], first_seq: int) -> pa.RecordBatch:
+def labels_batch(model: str, labels: Sequence[tuple[int, Label]], first_seq: int) -> pa.RecordBatch:
     """A batch of LABELS_JOURNAL, numbered from first_seq. labels: with the wall clock, in ns, when each came.
 
     Raises InvalidArgument for text that is not UTF-8 and numbers out of range.
@@ -19,7 +19,7 @@ def labels_batch(labels: Sequence[tuple[int, Label]], first_seq: int) -> pa.Reco
         "seq": range(first_seq, first_seq + len(labels)),
         "request_id": [one.request_id for _, one in labels],
         "row": [one.row for _, one in labels],
-        "model": [one.model for _, one in labels],
+        "model": [model] * len(labels),
         "name": [one.name for _, one in labels],
         "value": [one.value for _, one in labels],
         "text": [one.text for _, one in labels],

@@ -18,9 +18,9 @@ from serve.recording.arrow_schema import LABELS_JOURNAL
 from serve.recording.backoff import Backoff
 from serve.recording.journal_writer import Block
 from serve.recording.label_batch import labels_batch
-from serve.recording.labels import Label
 from serve.recording.lane import JournalLane, JournalPlace, SyncFailed
 from serve.recording.stream_header import StreamHeader
+from serve.records import Label
 
 # Labels that may wait for the thread; more are refused.
 MAX_WAITING = 1 << 17
@@ -67,17 +67,14 @@ class LabelWriter:
         self._thread = threading.Thread(target=self._run, name="label writer", daemon=True)
         self._thread.start()
 
-    def submit(self, labels: Sequence[Label], durable: bool) -> "Future[None]":
+    def submit(self, model: str, labels: Sequence[Label], *, durable: bool = False) -> "Future[None]":
         """Done when the labels are in a journal; with `durable` when they are surely on the disk. All of them, or none.
 
-        labels: of one model. Never blocks.
-        The future raises Unavailable when they could not be written, InvalidArgument for a label that cannot be kept. Raises Unavailable
-        when too many wait, or the writer is closed. Where a failed sync cannot be undone, labels may be found although the future raised.
+        Never blocks. The future raises Unavailable when they could not be written, InvalidArgument for a label that cannot be kept. Raises
+        Unavailable when too many wait, or the writer is closed. Where a failed sync cannot be undone, labels may be found although the
+        future raised.
         """
-        models = {label.model for label in labels}
-        if len(models) != 1:
-            raise ValueError(f"labels of {len(models)} models are no submission: nothing could keep all of them or none")
-        submission = _Submission(models.pop(), tuple(labels), durable, clock.wall_ns())
+        submission = _Submission(model, tuple(labels), durable, clock.wall_ns())
         with self._changed:
             if self._is_closing:
                 raise Unavailable("labels are not taken any more: the server stops; send them to another one")
@@ -164,7 +161,7 @@ class LabelWriter:
         """The labels of all, or of those that can be kept: the others are refused."""
         try:
             labels = [(one.ts_ns, label) for one in group for label in one.labels]
-            return (Block.of(labels_batch(labels, self._next_seq)) if labels else None), group
+            return (Block.of(labels_batch(group[0].model, labels, self._next_seq)) if labels else None), group
         except HeadraceError as error:
             if len(group) == 1:
                 self._refuse(group[0], error)

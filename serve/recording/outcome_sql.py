@@ -8,7 +8,7 @@ It has no table, subquery, aggregate or window to read with, and runs in a conne
 import functools
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from serve.errors import ConfigurationError
 from serve.recording.joined_rows import Floats
+from serve.recording.statement import objects
 from serve.recording.views import quoted
 
 # Of the label, beside the record's own columns: its number, text and reward, what it is called, when it came and was known.
@@ -68,7 +69,7 @@ def _parse(connection: duckdb.DuckDBPyConnection, name: str, sql: str, where: st
     if tree["error"]:
         raise ConfigurationError(f"{where}: {sql!r}: {tree['error_message']}")
     _check(tree["statements"], sql, where)
-    names = {str(node["column_names"][0]).lower() for node in _objects(tree) if node.get("class") == "COLUMN_REF"}
+    names = {str(node["column_names"][0]).lower() for node in objects(tree) if node.get("class") == "COLUMN_REF"}
     return OutcomeExpression(name, sql, frozenset(names))
 
 
@@ -79,7 +80,7 @@ def _check(statements: list[Any], sql: str, where: str) -> None:
     if not is_one or has_more:
         raise ConfigurationError(f"{where}: {sql!r} is no single expression over a joined row")
     functions = _functions()
-    for one in _objects(statements):
+    for one in objects(statements):
         if "class" in one and one["class"] not in _CLASSES:
             raise ConfigurationError(f"{where}: {sql!r}: {one['class'].lower()} is not possible in an outcome, which is of one row")
         if one.get("class") == "FUNCTION" and (called := str(one["function_name"]).lower()) not in functions:
@@ -94,17 +95,6 @@ def _functions() -> frozenset[str]:
             "bool_and(function_type = 'macro' AND schema_name = 'main') FROM duckdb_functions() GROUP BY 1").fetchall()
     return frozenset(name for name, is_pure, is_macro in found
                      if is_pure or (is_macro and (name in _MACROS or name.startswith("list_"))))
-
-
-def _objects(tree: Any) -> Iterator[Mapping[str, Any]]:
-    waiting = [tree]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            yield value
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
 
 
 def needed_columns(expressions: Collection[OutcomeExpression], known: Collection[str]) -> list[str]:

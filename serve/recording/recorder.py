@@ -41,12 +41,11 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RecorderSettings:
-    """replica: this server's name in headers. home: STATE_DIR/records. fsync_ns: 0: every batch. lost_before: rows of earlier epochs."""
+    """replica: this server's name in headers. home: STATE_DIR/records. fsync_ns: 0: every batch."""
 
     replica: str
     home: Path
     fsync_ns: int = FSYNC_NS
-    lost_before: int = 0
 
 
 class Recorder(Generic[RowsT]):
@@ -125,7 +124,7 @@ class Recorder(Generic[RowsT]):
             lost[key] = lost.get(key, 0) + stream.sink.lost
         return RecordingFacts(
             readings=by_version(_with_sink(reading, streams[i].sink) for i, reading in enumerate(self._source.readings()) if i in streams),
-            lost=lost, lost_before=self._settings.lost_before,
+            lost=lost,
             ring_used_bytes=self._source.pending_bytes(), ring_capacity_bytes=self._source.capacity_bytes(),
             waiting_bytes=sink.waiting_bytes, journal_bytes=sink.open_bytes, written_bytes=sink.written_bytes,
             unsynced_bytes=sink.unsynced_bytes, append_age_s=_age_s(sink.appended_ns, now_ns), sync_age_s=_age_s(sink.synced_ns, now_ns),

@@ -54,7 +54,7 @@ def names_in(connection: duckdb.DuckDBPyConnection, sql: str) -> Names:
 def _names(tree: Any) -> Names:
     read: set[str] = set()
     own: set[str] = set()
-    for node in _objects(tree):
+    for node in objects(tree):
         kind = str(node.get("type", ""))
         if kind.endswith("_NODE") and kind not in _NODES:
             raise InvalidArgument(f"{_ONE_SELECT}; this one holds {kind.removesuffix('_NODE').removesuffix('_QUERY')}")
@@ -68,7 +68,7 @@ def _names(tree: Any) -> Names:
     return Names(frozenset(read), frozenset(own))
 
 
-def _objects(tree: Any) -> Iterator[Mapping[str, Any]]:
+def objects(tree: Any) -> Iterator[Mapping[str, Any]]:
     """Every object of a JSON tree, however deep."""
     waiting = [tree]
     while waiting:

@@ -15,7 +15,9 @@ class RecordingFacts:
     tried again. journal_bytes: of the journals that are open. written_bytes: into journals, rows that were written again counted again.
     append_age_s, sync_age_s: since something was last appended, and since everything was last synced; None: never. errors: errno's name ->
     operations on journals that failed. failing_s: for how long the disk has refused, None: it does not; error: with what, an errno's name.
-    observer_errors: batches that somebody who looks at them choked on. labels: (model, result) -> labels.
+    observer_errors: batches that somebody who looks at them choked on. labels: (model, result) -> labels. keeper_running,
+    keeper_restarts: of the process that seals. kept: as it said last: journals (that wait to be sealed), unsealed_bytes, bad_bytes,
+    used_bytes (of the disk budget), parts, part_bytes.
     """
 
     readings: tuple[StreamReading, ...] = ()
@@ -34,6 +36,9 @@ class RecordingFacts:
     error: str = ""
     observer_errors: int = 0
     labels: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    keeper_running: bool = False
+    keeper_restarts: int = 0
+    kept: Mapping[str, int] = field(default_factory=dict)
 
 
 def by_version(readings: Iterable[StreamReading]) -> tuple[StreamReading, ...]:

@@ -71,6 +71,12 @@ RECORDING_FAMILIES: tuple[Family[RecordingFacts], ...] = (
            lambda f: [((), f.observer_errors)]),
     Scalar(CounterMetricFamily, "headrace_feedback_labels", "Labels by what became of them.", ("model", "result"),
            lambda f: list(f.labels.items())),
+    Scalar(GaugeMetricFamily, "headrace_records_keeper_running", "1 while the process that seals records runs.", (),
+           lambda f: [((), float(f.keeper_running))]),
+    Scalar(CounterMetricFamily, "headrace_records_keeper_restarts", "How often it was replaced.", (),
+           lambda f: [((), f.keeper_restarts)]),
+    Scalar(GaugeMetricFamily, "headrace_records_kept", "What it keeps: journals that wait, sealed files (parts), their bytes.", ("what",),
+           lambda f: [((what,), value) for what, value in f.kept.items()]),
 )
 
 

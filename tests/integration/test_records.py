@@ -90,6 +90,14 @@ def test_answers_are_found_where_an_operator_looks_for_them(server: RunningServe
     assert failed == {"row": -1, "status": 400, "error_codes": ["INVALID_ARGUMENT"]}
     sealed = until(lambda: list((tmp_path / "records").rglob("part-*.parquet")), "the journal to be sealed")
     assert "model=m/version=1/dt=" in str(sealed[0])
+
+    def kept() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.ports['metrics']}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line.startswith("headrace_records_ke")}
+
+    until(lambda: kept().get('headrace_records_kept{what="parts"}', 0) >= 1, "the keeper to have said what it keeps")
+    assert kept()["headrace_records_keeper_running"] == 1
     assert verified(tmp_path)["is_intact"]
 
 

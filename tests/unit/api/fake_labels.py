@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from serve.api.feedback_ports import Label
+from serve.records import Label
 
 
 class FakeLabels:

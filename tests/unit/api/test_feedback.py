@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.api.feedback import MAX_ITEMS, make_label
-from serve.api.feedback_ports import Label
 from serve.api.grpc import GrpcApi
 from serve.api.http import HttpApi, HttpRequest
 from serve.api.http_feedback import LARGE_BYTES
@@ -19,6 +18,7 @@ from serve.api.ports import ApiSettings
 from serve.api.readiness import Readiness
 from serve.errors import Conflict, HeadraceError, InsufficientStorage, InvalidArgument, NotFound, Unavailable
 from serve.protocol import messages as m
+from serve.records import Label
 from serve.telemetry.logs import Logs
 from tests.unit.api.fake_labels import FakeLabels
 from tests.unit.api.fakes import FakeModels

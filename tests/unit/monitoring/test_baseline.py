@@ -46,7 +46,6 @@ def test_what_is_kept_of_numbers() -> None:
         assert one.std == pytest.approx(x[:, i].std(dtype=np.float64), abs=1e-5)
         want = np.bincount(np.searchsorted(one.edges, x[:, i], side="right"), minlength=32)
         assert one.counts == tuple(want.tolist())
-        assert not one.is_non_negative
         assert np.dot(one.counts, one.means) / 4000 == pytest.approx(one.mean, abs=1e-6)
         assert all(np.diff(one.means) >= 0)
 

@@ -72,7 +72,6 @@ class TestKeyMemory:
         memory.first(self.keys(1, 2), self.times(1, 1))
         memory.first(self.keys(3, 4), self.times(2, 3))
         assert memory.has(self.keys(1, 2, 3, 4)).tolist() == [False, False, True, True]
-        assert memory.n_forgotten == 2
         memory.save()
         memory.expire(3 * HOUR_NS)
         memory.save()

@@ -15,8 +15,8 @@ from serve.errors import InvalidArgument, Unavailable
 from serve.recording import label_writer as module
 from serve.recording.journal import JournalContents, read_journal
 from serve.recording.label_writer import LabelSettings, LabelWriter
-from serve.recording.labels import Label
 from serve.recording.lane import JournalPlace
+from serve.records import Label
 from tests.unit.recording.recorder_parts import MS, FaultyFiles, S
 
 
@@ -55,17 +55,17 @@ def office(tmp_path: Path) -> Iterator[Office]:
     made.writer.close(10)
 
 
-def label(request_id: str, model: str = "digits", **values: Any) -> Label:
-    return Label(model=model, request_id=request_id, **values)
+def label(request_id: str, **values: Any) -> Label:
+    return Label(request_id=request_id, **values)
 
 
 def ask(office: Office, *ids: str, durable: bool = False, model: str = "digits") -> None:
-    office.writer.submit([label(one, model) for one in ids], durable).result(10)
+    office.writer.submit(model, [label(one) for one in ids], durable=durable).result(10)
 
 
 def test_labels_are_in_the_journal_when_they_are_answered_for(office: Office) -> None:
     before_ns = time.time_ns()
-    office.writer.submit([
+    office.writer.submit("digits", [
         label("a", value=1.5), label("a", row=1, text="seven", name="digit"), label("b", reward=0.25, label_ts_ns=17),
     ], durable=False).result(10)
     ask(office, "c", model="other")
@@ -112,9 +112,9 @@ def test_what_comes_while_it_writes_is_one_append(office: Office, monkeypatch: p
         return write(*arguments)
 
     monkeypatch.setattr(office.files, "pwritev", held)
-    futures = [office.writer.submit([label("first")], False)]
+    futures = [office.writer.submit("digits", [label("first")])]
     assert first.wait(10)
-    futures += [office.writer.submit([label(f"{i}-0"), label(f"{i}-1")], False) for i in range(200)]
+    futures += [office.writer.submit("digits", [label(f"{i}-0"), label(f"{i}-1")]) for i in range(200)]
     assert futures[0].cancel() is False, "it is being written"
     assert futures[1].cancel(), "nobody has begun with it"
     goes_on.set()
@@ -182,13 +182,13 @@ def test_one_label_that_cannot_be_kept_does_not_cost_the_others(office: Office, 
         gate.wait(10)
 
     monkeypatch.setattr(office.files, "fdatasync", hold)
-    held = office.writer.submit([label("first")], True)
+    held = office.writer.submit("digits", [label("first")], durable=True)
     assert began.wait(10)
     submissions: dict[str, Future[None]] = {
-        "good": office.writer.submit([label("good")], False),
-        "surrogate": office.writer.submit([label("fine"), label("\ud800")], False),
-        "range": office.writer.submit([label("x", row=1 << 40)], False),
-        "better": office.writer.submit([label("better", value=1)], False),
+        "good": office.writer.submit("digits", [label("good")]),
+        "surrogate": office.writer.submit("digits", [label("fine"), label("\ud800")]),
+        "range": office.writer.submit("digits", [label("x", row=1 << 40)]),
+        "better": office.writer.submit("digits", [label("better", value=1)]),
     }
     gate.set()
     held.result(10)
@@ -209,27 +209,25 @@ def test_the_queue_is_bounded(office: Office, monkeypatch: pytest.MonkeyPatch) -
         gate.wait(10)
 
     monkeypatch.setattr(office.files, "fdatasync", hold)
-    futures = [office.writer.submit([label("held")], True)]
+    futures = [office.writer.submit("digits", [label("held")], durable=True)]
     assert began.wait(10)
-    futures.append(office.writer.submit([label(str(i)) for i in range(3)], False))
+    futures.append(office.writer.submit("digits", [label(str(i)) for i in range(3)]))
     with pytest.raises(Unavailable, match="3 labels wait to be written, of at most 3"):
-        office.writer.submit([label("x")], False)
+        office.writer.submit("digits", [label("x")])
     gate.set()
     for future in futures:
         future.result(10)
-    with pytest.raises(ValueError, match="labels of 2 models"):
-        office.writer.submit([label("a"), label("b", "other")], False)
 
 
 def test_closing_writes_what_waits_and_takes_no_more(tmp_path: Path) -> None:
     office = Office.build(tmp_path)
-    futures = [office.writer.submit([label(str(i))], i % 2 == 0) for i in range(100)]
+    futures = [office.writer.submit("digits", [label(str(i))], durable=i % 2 == 0) for i in range(100)]
     office.writer.close(10)
     assert all(future.done() and future.exception() is None for future in futures)
     assert sorted(office.kept(), key=int) == [str(i) for i in range(100)]
     assert [path.suffix for path in tmp_path.iterdir()] == [".journal"]
     with pytest.raises(Unavailable, match="the server stops"):
-        office.writer.submit([label("late")], False)
+        office.writer.submit("digits", [label("late")])
 
 
 def test_old_journals_are_closed(tmp_path: Path) -> None:
@@ -258,9 +256,9 @@ def test_a_bug_is_told_to_who_waits(office: Office, monkeypatch: pytest.MonkeyPa
 
 def test_closing_says_when_the_disk_does_not_let_go(tmp_path: Path) -> None:
     office = Office.build(tmp_path)
-    office.writer.submit([label("a")], False).result(10)
+    office.writer.submit("digits", [label("a")]).result(10)
     office.files.slow_s = 0.5
-    office.writer.submit([label("b")], False)
+    office.writer.submit("digits", [label("b")])
     assert not office.writer.close(0.05)
     assert office.writer.close(10)
     assert office.kept() == ["a", "b"]

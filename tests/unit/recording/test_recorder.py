@@ -20,7 +20,7 @@ from tests.unit.recording.recorder_parts import MS, TEXT, Plant, stream_spec
 
 
 def start(plant: Plant, fsync_ns: int = 50 * MS) -> "Recorder[object]":
-    settings = RecorderSettings(replica="r", home=plant.home, fsync_ns=fsync_ns, lost_before=3)
+    settings = RecorderSettings(replica="r", home=plant.home, fsync_ns=fsync_ns)
     return Recorder(plant.source, plant.page, plant.place, settings, batch_of)  # type: ignore[arg-type]
 
 
@@ -112,7 +112,7 @@ def test_facts_say_how_it_is(plant: Plant) -> None:
     again = recorder.open_stream(stream_spec("1", RecordingSpec(retention_days=3)))
     two = recorder.open_stream(stream_spec("2", tensors=(TEXT,)))
     before = recorder.facts()
-    assert (before.append_age_s, before.failing_s, before.lost_before) == (None, None, 3)
+    assert (before.append_age_s, before.failing_s) == (None, None)
     assert recorder.flush(10), "there is nothing to be waited for"
     for stream, rows in ((one, 10), (again, 20), (two, 5)):
         plant.source.produce(stream, rows)
