@@ -66,7 +66,8 @@ def test_a_failed_run_counts_whoever_has_left(loop: Shadowed) -> None:
     loop.publish(spec_of({"1": 0, "2": ALL}, stable="v1", counting=JudgeCounting("r", "v1", "v2")))
     client = loop.http()
     client.send(http_infer(np.array([[7]], np.float32)))
-    wait_until(lambda: not loop.versions["2"].is_idle(), "the run")
+    # While it is queued a client that leaves takes it back, and it is refused.
+    wait_until(lambda: not loop.versions["2"].is_idle() and loop.versions["2"].statistics().queue_depth == 0, "the run")
     client.socket.close()
     wait_until(lambda: loop.total("live_requests") == 0, "the end of the run")
     reading = arm(loop, "v2")

@@ -22,12 +22,13 @@ FIXED = [datatype for datatype in DATATYPES if datatype != "BYTES"]
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind():
-    """Every runner and every OrtValue that a test made is gone when it ends."""
+    """Every runner and every OrtValue that a test made is gone when it ends; what an earlier failure still holds may go too."""
+    gc.collect()
     before = runner.live_objects()
     yield
     if runner.live_objects() != before:
         gc.collect()
-    assert runner.live_objects() == before
+    assert all(count <= before[kind] for kind, count in runner.live_objects().items())
 
 
 @pytest.fixture(scope="module")
