@@ -3,7 +3,8 @@ baseline, into a baseline.
 
 A version is watched by the baseline of its digest. Above MAX_ROWS_S rows a second of a version, rows are drawn by their sequence number,
 and what is counted is what was drawn: a cell's `rows` says how many those were, and every share and test is of them. Nothing is weighted,
-so that nothing that is claimed is more than what was seen. Failed requests have no values and are not rows here.
+so that nothing that is claimed is more than what was seen. Where few rows of a batch would be drawn, more are drawn of fewer batches: a
+look costs much the same for one row as for LEAST_DRAWN. Failed requests have no values and are not rows here.
 
 Rows of another version than the stable one are counted a second time by the stable version's baseline: only what was counted in the same
 bins can be compared, and a canary is compared with stable in the same minutes.
@@ -35,8 +36,9 @@ _log = structlog.get_logger(__name__)
 _DEFAULT = MonitoringSpec()
 
 MAX_ROWS_S = 20_000
+LEAST_DRAWN = 1024
 # Of 2^64 by the golden ratio: spreads sequence numbers over all of it (Knuth, The Art of Computer Programming 3, 6.4).
-_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+_SPREAD = 0x9E3779B97F4A7C15
 
 Mask = npt.NDArray[np.bool_]
 VersionKey = tuple[str, str, str]       # model, version, digest
@@ -92,19 +94,19 @@ class MonitoringObserver:
 
     def observe(self, stream: RecordStreamSpec, batch: pa.RecordBatch) -> None:
         """On the recorder's thread."""
-        if not stream.monitoring.enabled:
+        if not stream.monitoring.enabled or not batch.num_rows:
             return
         with self._lock:
             watch = self._watch(stream)
-            batch = _answered(batch)
-            if not batch.num_rows:
+            if watch.observer is not None:
+                drawn = self._drawn(watch, batch)
+                if drawn is not None and (rows := _answered(drawn)).num_rows:
+                    self._count(stream, watch, rows, cell_ns(stream.monitoring.window_s))
                 return
-            if watch.observer is None:
-                self._skipped["no_baseline"] += batch.num_rows
-                if watch.collecting is not None:
-                    watch.collecting.add(batch)
-                return
-            self._count(stream, watch, self._drawn(watch, batch), cell_ns(stream.monitoring.window_s))
+            rows = _answered(batch)
+            self._skipped["no_baseline"] += rows.num_rows
+            if watch.collecting is not None and rows.num_rows:
+                watch.collecting.add(rows)
 
     def open(self, stream: RecordStreamSpec) -> None:
         """A version is being loaded: finds its baseline before the first row needs it. From any thread."""
@@ -176,13 +178,18 @@ class MonitoringObserver:
         self._specs[stream.model] = stream.monitoring
         return watch
 
-    def _drawn(self, watch: VersionWatch, batch: pa.RecordBatch) -> pa.RecordBatch:
-        share = watch.share(_number(batch.column("ts_ns")[-1]) // NS, batch.num_rows, self._max_rows_s)
-        if share >= 1.0:
+    def _drawn(self, watch: VersionWatch, batch: pa.RecordBatch) -> pa.RecordBatch | None:
+        """None: no row."""
+        n_rows = batch.num_rows
+        share = watch.share(_number(batch.column("ts_ns")[-1]) // NS, n_rows, self._max_rows_s)
+        of_batch = min(1.0, max(share, LEAST_DRAWN / n_rows))
+        if share < of_batch and _place(_number(batch.column("seq")[0])) * of_batch >= share:
+            self._skipped["drawn"] += n_rows
+            return None
+        if of_batch == 1.0:
             return batch
-        seq = batch.column("seq").to_numpy().astype(np.uint64)
-        chosen = seq * _SPREAD < np.uint64(int(share * (2**64 - 1)))
-        self._skipped["drawn"] += int(batch.num_rows - np.count_nonzero(chosen))
+        chosen = batch.column("seq").to_numpy().astype(np.uint64) * np.uint64(_SPREAD) < np.uint64(int(of_batch * (2**64 - 1)))
+        self._skipped["drawn"] += int(n_rows - np.count_nonzero(chosen))
         return batch.filter(pa.array(chosen))
 
     def _use(self, watch: VersionWatch, baseline: Baseline) -> None:
@@ -239,6 +246,17 @@ def _answered(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Without the rows of failed requests, which have row = -1."""
     least = pc.min(batch.column("row")).as_py()
     return batch if least is None or least >= 0 else batch.filter(pc.greater_equal(batch.column("row"), 0))
+
+
+def _place(seq: int) -> float:
+    """Where a sequence number falls in [0, 1): the finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014, figure 16).
+
+    Numbers of first rows are far apart: by the golden ratio alone neighbours would fall together.
+    """
+    place = (seq * _SPREAD) % 2**64
+    place = ((place ^ place >> 30) * 0xBF58476D1CE4E5B9) % 2**64
+    place = ((place ^ place >> 27) * 0x94D049BB133111EB) % 2**64
+    return (place ^ place >> 31) / 2**64
 
 
 def _number(value: Any) -> int:

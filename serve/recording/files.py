@@ -1,5 +1,6 @@
 """What the recorder does to a disk, as one small object: tests give one that fails, fills up or is slow."""
 
+import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ class Files(Protocol):
 
     def pwritev(self, fd: int, pieces: Sequence[Bytes], offset: int) -> int:
         """Bytes written, which may be fewer than given."""
+
+    def write_direct(self, fd: int, data: memoryview, offset: int) -> int:
+        """Past the page cache; memory, length and offset of whole blocks. Bytes written; EINVAL where that cannot be done."""
 
     def pread(self, fd: int, n_bytes: int, offset: int) -> bytes: ...
 
@@ -43,6 +47,14 @@ class SystemFiles:
 
     def pwritev(self, fd: int, pieces: Sequence[Bytes], offset: int) -> int:
         return os.pwritev(fd, pieces, offset)
+
+    def write_direct(self, fd: int, data: memoryview, offset: int) -> int:
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT)
+        try:
+            return os.pwrite(fd, data, offset)
+        finally:
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
 
     def pread(self, fd: int, n_bytes: int, offset: int) -> bytes:
         return os.pread(fd, n_bytes, offset)

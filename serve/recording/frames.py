@@ -2,7 +2,7 @@
 
     offset  bytes
          0      4  magic, "HJNL"
-         4      1  kind: 1 header, 2 batch, 3 end
+         4      1  kind: 1 header, 2 batch, 3 end, 4 filler
          5      3  zero
          8      8  bytes of the payload
         16      4  rows in the payload
@@ -12,7 +12,7 @@
 
 Little-endian. The header's seed is 0; that of a frame at offset o is the header's hash + o. A frame is thus valid only in the journal, and
 at the place, where it was written: not one of a file that was there before, and not bytes of a client inside a payload. Where frames were
-damaged, the count before the next good one says how many rows they had.
+damaged, the count before the next good one says how many rows they had. A filler, of zeros, puts the next frame at a disk's block.
 """
 
 import struct
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import xxhash
 
 MAGIC = b"HJNL"
-HEADER, BATCH, END = 1, 2, 3
+HEADER, BATCH, END, FILLER = 1, 2, 3, 4
 OVERHEAD = 32
 
 _LAYOUT = struct.Struct("<4sB3xQIIQ")
@@ -55,6 +55,13 @@ def encode(kind: int, payload: memoryview, *, rows: int, before: int, seed: int,
     return plain[:_HASH_AT] + _HASH.pack(_hash(plain, payload, seed, offset)), bytes(-len(payload) % 8)
 
 
+def filler(n_bytes: int, *, before: int, seed: int, offset: int) -> bytes:
+    """A whole frame without rows. n_bytes: a multiple of 8, OVERHEAD at least."""
+    payload = bytes(n_bytes - OVERHEAD)
+    head, _ = encode(FILLER, memoryview(payload), rows=0, before=before, seed=seed, offset=offset)
+    return head + payload
+
+
 def hash_of(head: bytes | memoryview) -> int:
     """The hash that a frame's first 32 bytes say: the seed of a journal, when they are its header's."""
     return int(_HASH.unpack_from(head, _HASH_AT)[0])
@@ -84,7 +91,7 @@ def claim(data: memoryview, offset: int) -> Frame | None:
     if offset + OVERHEAD > len(data):
         return None
     magic, kind, n_payload, rows, before, _ = _LAYOUT.unpack_from(data, offset)
-    if magic != MAGIC or kind not in {HEADER, BATCH, END} or (kind != BATCH and rows) or (kind == END and n_payload):
+    if magic != MAGIC or kind not in {HEADER, BATCH, END, FILLER} or (kind != BATCH and rows) or (kind == END and n_payload):
         return None
     start = offset + OVERHEAD
     return Frame(kind, offset, offset + frame_bytes(n_payload), rows, before, data[start : start + n_payload])
@@ -120,6 +127,6 @@ def _hash(plain: bytes, payload: memoryview, seed: int, offset: int) -> int:
 
 
 __all__ = [
-    "BATCH", "END", "HEADER", "MAGIC", "OVERHEAD", "Frame", "claim", "decode", "encode", "frame_bytes", "hash_of", "true_hash",
-    "valid_frames",
+    "BATCH", "END", "FILLER", "HEADER", "MAGIC", "OVERHEAD", "Frame", "claim", "decode", "encode", "filler", "frame_bytes", "hash_of",
+    "true_hash", "valid_frames",
 ]

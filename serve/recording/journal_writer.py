@@ -9,10 +9,17 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from serve.recording.aligned import BLOCK_BYTES, AlignedBuffer, to_block
 from serve.recording.files import Bytes, Files
-from serve.recording.frames import BATCH, END, HEADER, decode, encode, frame_bytes, hash_of
+from serve.recording.frames import BATCH, END, HEADER, OVERHEAD, decode, encode, filler, frame_bytes, hash_of
 from serve.recording.layout import JournalName
 from serve.recording.stream_header import StreamHeader
+
+# A smaller frame is not worth the wait for the disk: it goes to the page cache.
+DIRECT_BYTES = 128 << 10
+
+# The C library gives the block of the last batch again, warm; Arrow's own pool has given its pages back by then.
+_POOL = pa.system_memory_pool()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +32,7 @@ class Block:
     @classmethod
     def of(cls, batch: pa.RecordBatch) -> "Block":
         """batch: without dictionaries. Raises MemoryError (pyarrow's)."""
-        return cls(memoryview(batch.serialize()).cast("B"), batch.num_rows)
+        return cls(memoryview(batch.serialize(memory_pool=_POOL)).cast("B"), batch.num_rows)
 
     @property
     def frame_bytes(self) -> int:
@@ -36,16 +43,20 @@ class Block:
 class JournalWriter:
     """A journal `<epoch>-<n>.open` in `folder`. One thread. n_bytes: whole frames; synced_bytes: of them, surely on the disk.
 
-    n_rows: appended. Raises OSError when it cannot be made; nothing is left behind then that would be read.
+    n_rows: appended. buffer: for frames of DIRECT_BYTES and more, which bypass the page cache where the file system lets them. Raises
+    OSError when it cannot be made; nothing is left behind then that would be read.
     """
 
-    def __init__(self, files: Files, folder: Path, header: StreamHeader, schema: pa.Schema) -> None:
+    def __init__(
+        self, files: Files, folder: Path, header: StreamHeader, schema: pa.Schema, buffer: AlignedBuffer | None = None,
+    ) -> None:
         self.number = header.journal
         self.n_bytes = 0
         self.synced_bytes = 0
         self.n_rows = 0
         self._files = files
         self._folder = folder
+        self._buffer = buffer
         self._path = folder / JournalName(header.epoch, header.journal, "open").file
         self._closed_path = folder / JournalName(header.epoch, header.journal, "journal").file
         self._seed = 0
@@ -70,10 +81,24 @@ class JournalWriter:
 
     def append_block(self, block: Block) -> None:
         """As append."""
-        offset = self.n_bytes
-        self._put(BATCH, block.payload, block.rows)
-        self._unsynced.append((offset, self.n_bytes, block.rows))
+        is_direct = self._is_direct(block)
+        if is_direct and (gap := _gap(self.n_bytes)):
+            self._append([self._filler(gap, self.n_bytes)])
+        offset, end = self.n_bytes, self.n_bytes + block.frame_bytes
+        head, tail = encode(BATCH, block.payload, rows=block.rows, before=self.n_rows, seed=self._seed, offset=offset)
+        pieces: list[Bytes] = [head, block.payload, tail]
+        if is_direct and (gap := _gap(end)):
+            pieces.append(self._filler(gap, end, block.rows))
+        self._append(pieces, is_direct=is_direct)
+        self._unsynced.append((offset, end, block.rows))
         self.n_rows += block.rows
+
+    def end_after(self, block: Block) -> int:
+        """What n_bytes will be once a block is appended."""
+        if not self._is_direct(block):
+            return self.n_bytes + block.frame_bytes
+        end = self.n_bytes + _gap(self.n_bytes) + block.frame_bytes
+        return end + _gap(end)
 
     def sync(self) -> None:
         """Raises OSError: then nobody knows what of the frames since the last sync is on the disk, and a later sync that succeeds does not
@@ -110,7 +135,7 @@ class JournalWriter:
         with suppress(OSError):
             if self._has_rest:
                 self._files.truncate(self._fd, self.n_bytes)
-            self._put(END, memoryview(b""), 0)
+            self._append(encode(END, memoryview(b""), rows=0, before=self.n_rows, seed=self._seed, offset=self.n_bytes))
 
     def publish(self) -> None:
         """Gives it the name of a closed journal. Raises OSError; the name is as before, or the new one is not surely on the disk."""
@@ -134,13 +159,24 @@ class JournalWriter:
     def _put_header(self, header: StreamHeader, schema: pa.Schema) -> None:
         text = header.to_json().encode()
         payload = len(text).to_bytes(4, "little") + text + schema.serialize().to_pybytes()
-        self._seed = self._put(HEADER, memoryview(payload), 0)
+        head, tail = encode(HEADER, memoryview(payload), rows=0, before=0, seed=0, offset=0)
+        self._append([head, payload, tail])
+        self._seed = hash_of(head)
 
-    def _put(self, kind: int, payload: memoryview, rows: int) -> int:
-        """Appends a frame; its hash."""
-        head, tail = encode(kind, payload, rows=rows, before=self.n_rows, seed=self._seed, offset=self.n_bytes)
+    def _filler(self, n_bytes: int, offset: int, rows: int = 0) -> bytes:
+        """rows: of the frame right before it."""
+        return filler(n_bytes, before=self.n_rows + rows, seed=self._seed, offset=offset)
+
+    def _is_direct(self, block: Block) -> bool:
+        return self._buffer is not None and len(block.payload) >= DIRECT_BYTES
+
+    def _append(self, pieces: Sequence[Bytes], *, is_direct: bool = False) -> None:
+        """Whole frames, all of them or none. is_direct: from one block's begin to another's end."""
         try:
-            self._write([memoryview(head), payload, memoryview(tail)])
+            if is_direct:
+                self._write_direct(pieces)
+            else:
+                self._write(pieces, self.n_bytes)
         except OSError:
             self._has_rest = True
             # Where even that fails, the next frame is written over it, and a reader finds a torn end.
@@ -148,11 +184,21 @@ class JournalWriter:
                 self._files.truncate(self._fd, self.n_bytes)
                 self._has_rest = False
             raise
-        self.n_bytes += frame_bytes(len(payload))
-        return hash_of(head)
+        self.n_bytes += sum(len(piece) for piece in pieces)
 
-    def _write(self, pieces: Sequence[Bytes]) -> None:
-        offset = self.n_bytes
+    def _write_direct(self, pieces: Sequence[Bytes]) -> None:
+        assert self._buffer is not None
+        data = self._buffer.put(pieces)
+        try:
+            written = self._files.write_direct(self._fd, data, self.n_bytes)
+        except OSError as error:
+            if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
+                raise
+            self._buffer, written = None, 0                 # the file system does not do it
+        if written < len(data):
+            self._write([data[written:]], self.n_bytes + written)
+
+    def _write(self, pieces: Sequence[Bytes], offset: int) -> None:
         left = [memoryview(piece) for piece in pieces if len(piece)]
         while left:
             written = self._files.pwritev(self._fd, left, offset)
@@ -185,4 +231,10 @@ class JournalWriter:
         return b"".join(pieces)
 
 
-__all__ = ["Block", "JournalWriter"]
+def _gap(offset: int) -> int:
+    """Bytes of the filler that puts the next frame at a block, 0 where it would be at one."""
+    gap = to_block(offset)
+    return gap + BLOCK_BYTES if 0 < gap < OVERHEAD else gap
+
+
+__all__ = ["DIRECT_BYTES", "Block", "JournalWriter"]

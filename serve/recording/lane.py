@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from serve.recording.aligned import AlignedBuffer
 from serve.recording.files import Files
 from serve.recording.journal_writer import Block, JournalWriter
 from serve.recording.stream_header import StreamHeader
@@ -19,7 +20,7 @@ SEAL_NS = 300_000_000_000
 @dataclass(frozen=True, slots=True)
 class JournalPlace:
     """Where the journals of one epoch go. folder: `journals` of the home, which exists. numbers: from 1 over all streams, records and
-    labels; threads may share it. A journal of seal_bytes, or seal_ns old, is closed.
+    labels; threads may share it. A journal of seal_bytes, or seal_ns old, is closed. buffer: as JournalWriter's; one thread's.
     """
 
     files: Files
@@ -27,6 +28,7 @@ class JournalPlace:
     seal_bytes: int = SEAL_BYTES
     seal_ns: int = SEAL_NS
     numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+    buffer: AlignedBuffer | None = None
 
 
 class SyncFailed(OSError):
@@ -66,7 +68,7 @@ class JournalLane:
         """The journal to append to. Raises OSError."""
         if self._writer is None:
             header = self._header(next(self._place.numbers))
-            self._writer = JournalWriter(self._place.files, self._place.folder, header, self._schema)
+            self._writer = JournalWriter(self._place.files, self._place.folder, header, self._schema, self._place.buffer)
             self._opened_ns = now_ns
         return self._writer
 

@@ -4,11 +4,18 @@ What becomes of a row: at most once while it is in a ring (what finds no room is
 process once it is appended, at most fsync_ns worth by a power cut. At any moment, to the row,
 
     numbered = appended + dropped + lost + in rings and columns and waiting
+
+Two threads take turns at the same work. The patient one is nice: where a core is shared, requests go first. The prompt one has the
+process's own priority and does nothing until the rings fill up, or somebody waits. Priorities are inherited neither by locks nor by the
+GIL: the prompt one waits for the end of the patient one's turn, which is why that is not nicer. With nice 19 a turn on a busy core took so
+long that rings filled up; with SCHED_IDLE whoever wanted the GIL waited for seconds.
 """
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic
@@ -17,6 +24,7 @@ import pyarrow as pa
 import structlog
 
 from serve import clock
+from serve.recording.aligned import AlignedBuffer
 from serve.recording.lane import JournalLane, JournalPlace
 from serve.recording.page import PageNumbers, RecordPage
 from serve.recording.ports import Observer, RowsT, Source
@@ -33,6 +41,10 @@ FSYNC_NS = 1_000_000_000
 # Between two looks at the rings: while rows come, and at most while none do.
 BUSY_S = 0.01
 IDLE_S = 0.1
+# Between two looks at whether the patient thread keeps up, and the share of the rings that says that it does not.
+WATCH_S = 0.02
+BEHIND = 8
+PATIENT_NICE = 10
 # After a failure that nobody has thought of.
 _REPOSE_S = 1.0
 
@@ -62,7 +74,7 @@ class Recorder(Generic[RowsT]):
     ) -> None:
         self._source = source
         self._page = page
-        self._place = place
+        self._place = replace(place, buffer=AlignedBuffer())
         self._settings = settings
         self._key = functools.cache(lambda: redaction_key(settings.home))
         self._sink = RecordSink(page, settings.fsync_ns)
@@ -70,10 +82,15 @@ class Recorder(Generic[RowsT]):
         self._streams: dict[int, PumpStream] = {}
         self._lock = threading.Lock()           # of the making of _streams, and of _flushes
         self._flushes: list[threading.Event] = []
+        self._turns = threading.Lock()          # of the pump and all behind it
         self._wake = threading.Event()
-        self._close_by_ns: int | None = None
-        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
-        self._thread.start()
+        self._closing = threading.Event()
+        self._close_by_ns = 0
+        self._pause_s = BUSY_S                  # the patient thread's
+        self._threads = [threading.Thread(target=run, name=name, daemon=True)
+                         for run, name in ((self._run_prompt, "recorder"), (self._run_patient, "recorder patient"))]
+        for thread in self._threads:
+            thread.start()
 
     def open_stream(self, spec: RecordStreamSpec) -> int:
         """The id of a version's stream: what it records goes into journals of its own. An equal spec has the same.
@@ -108,9 +125,12 @@ class Recorder(Generic[RowsT]):
         Returns the final numbers; is_clean is False when the disk did not let go of the thread in time.
         """
         self._close_by_ns = clock.monotonic_ns() + int(timeout_s * 1e9)
+        self._closing.set()
         self._wake.set()
         # A sync that hangs cannot be ended; one that is slow may still end in as much time again.
-        self._thread.join(2 * timeout_s)
+        give_up_ns = self._close_by_ns + int(timeout_s * 1e9)
+        for thread in self._threads:
+            thread.join(max(0.0, (give_up_ns - clock.monotonic_ns()) / 1e9))
         return self._page.numbers()
 
     def facts(self) -> RecordingFacts:
@@ -136,30 +156,48 @@ class Recorder(Generic[RowsT]):
         return StreamHeader.of_stream(
             spec, replica=self._settings.replica, epoch=self._page.epoch, journal=number, created_ns=clock.wall_ns())
 
-    def _run(self) -> None:
-        wait_s = BUSY_S
-        while self._close_by_ns is None:
-            self._wake.wait(wait_s)
-            self._wake.clear()
-            wait_s = self._turn(wait_s)
-        while clock.monotonic_ns() < self._close_by_ns and not self._is_finished():
-            self._wake.wait(self._turn(0.0))
-            self._wake.clear()
-        self._finish()
+    def _run_patient(self) -> None:
+        _become_patient()
+        while not self._closing.wait(self._pause_s):
+            n_rows = self._turn()
+            if n_rows is None:
+                self._pause_s = _REPOSE_S
+            else:
+                self._pause_s = BUSY_S if n_rows else min(2 * self._pause_s, IDLE_S)
 
-    def _turn(self, waited_s: float) -> float:
-        """Does what is due. Returns when to do that again, in seconds."""
-        try:
-            n_rows = self._pump.step(clock.monotonic_ns(), force=bool(self._flushes) or self._close_by_ns is not None)
-            self._finish_flushes()
-        except Exception:  # noqa: BLE001
-            # Without its thread nothing would be recorded, and only rings that fill up would tell.
-            _log.exception("the recorder failed; it goes on")
+    def _run_prompt(self) -> None:
+        pause_s = WATCH_S
+        while not self._closing.is_set():
+            self._wake.wait(pause_s)
+            self._wake.clear()
+            pause_s = self._hurried_turn() if self._flushes or self._is_behind() else max(WATCH_S, self._pause_s)
+        while clock.monotonic_ns() < self._close_by_ns and not self._is_finished():
+            self._wake.wait(self._hurried_turn())
+            self._wake.clear()
+        with self._turns:
+            self._finish()
+
+    def _hurried_turn(self) -> float:
+        """Returns when to take the next one, in seconds."""
+        if self._turn() is None:
             return _REPOSE_S
-        is_behind = self._source.pending_bytes() > self._source.capacity_bytes() // 16
-        if is_behind and self._pump.has_room and self._sink.takes(clock.monotonic_ns()):
-            return 0.0
-        return BUSY_S if n_rows or self._flushes or self._close_by_ns is not None else min(2 * max(waited_s, BUSY_S), IDLE_S)
+        can_go_on = self._pump.has_room and self._sink.takes(clock.monotonic_ns())
+        return 0.0 if can_go_on and self._is_behind() else BUSY_S
+
+    def _is_behind(self) -> bool:
+        return self._source.pending_bytes() > self._source.capacity_bytes() // BEHIND
+
+    def _turn(self) -> int | None:
+        """Does what is due. Returns the rows that were there, None after a failure."""
+        with self._turns:
+            try:
+                n_rows = self._pump.step(clock.monotonic_ns(), force=bool(self._flushes) or self._closing.is_set())
+                self._finish_flushes()
+            except Exception:  # noqa: BLE001
+                # Without its threads nothing would be recorded, and only rings that fill up would tell.
+                _log.exception("the recorder failed; it goes on")
+                return None
+        return n_rows
 
     def _finish_flushes(self) -> None:
         with self._lock:
@@ -179,6 +217,12 @@ class Recorder(Generic[RowsT]):
             _log.exception("the recorder could not be closed in order; what is missing is counted at the next start")
 
 
+def _become_patient() -> None:
+    """The calling thread gives way to all others; on Linux each has a nice value of its own."""
+    with suppress(OSError):             # a sandbox that forbids it: as good as the other
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PATIENT_NICE)
+
+
 def _with_sink(reading: StreamReading, stream: SinkStream) -> StreamReading:
     return replace(reading, appended=stream.shown, dropped={**reading.dropped, "disk_budget": stream.over_budget})
 
@@ -187,4 +231,4 @@ def _age_s(since_ns: int | None, now_ns: int) -> float | None:
     return None if since_ns is None else max(0.0, (now_ns - since_ns) / 1e9)
 
 
-__all__ = ["BUSY_S", "FSYNC_NS", "IDLE_S", "Recorder", "RecorderSettings"]
+__all__ = ["BEHIND", "BUSY_S", "FSYNC_NS", "IDLE_S", "PATIENT_NICE", "WATCH_S", "Recorder", "RecorderSettings"]

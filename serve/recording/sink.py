@@ -134,15 +134,16 @@ class RecordSink:
         while self._waiting:
             stream, block = self._waiting[0]
             writer = stream.lane.ready(now_ns)
-            self._page.begin_append(writer.number, writer.n_bytes + block.frame_bytes, block.rows)
+            n_bytes = writer.n_bytes
+            self._page.begin_append(writer.number, writer.end_after(block), block.rows)
             writer.append_block(block)
             self._page.end_append()
             self._waiting.popleft()
             stream.appended += block.rows
             stream.shown = max(stream.shown, stream.appended)
             self.appended_ns = now_ns
-            self.written_bytes += block.frame_bytes
-            self._unsynced_bytes += block.frame_bytes
+            self.written_bytes += writer.n_bytes - n_bytes
+            self._unsynced_bytes += writer.n_bytes - n_bytes
 
     def _close_due(self, now_ns: int) -> None:
         for stream in self._streams:

@@ -191,6 +191,7 @@ cdef void* io_main(void* argument) noexcept nogil:
     cdef epoll_event* events = <epoll_event*>malloc(MAX_EVENTS * sizeof(epoll_event))
     cdef uint8_t* buffer = <uint8_t*>malloc(IN_SIZE + 64)
     cdef int n
+    ask_short_slices()
     while events != NULL and buffer != NULL and io.phase.load(memory_order_acquire) < 2:
         n = wait_events(io, events)
         io.reader.turn.store(io.reader.turn.load(memory_order_relaxed) + 1, memory_order_seq_cst)      # odd: may hold a snapshot

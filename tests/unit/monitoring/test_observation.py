@@ -118,6 +118,20 @@ def test_which_rows_are_drawn_does_not_follow_any_period() -> None:
     assert 800 < seen.cells.rows < 1200
 
 
+def test_far_above_the_rate_few_batches_are_looked_at_and_many_rows_of_each() -> None:
+    looks = []
+    one = observer(max_rows_s=1000)
+    for second in range(12):
+        for part in range(20):
+            one.observe(stream(), rows(2500, START + second * S, seed=part, first_seq=(second * 20 + part) * 2500))
+            seen = together(found.cells for found in one.take())
+            looks.append(0 if seen is None else seen.rows)
+    later = looks[20:]
+    assert all(n == 0 or 900 < n < 1150 for n in later)
+    assert 5000 < sum(later) < 18_000       # 11,000 are to be expected
+    assert sum(looks) + one.skipped()["drawn"] == 240 * 2500
+
+
 def test_a_model_that_is_not_watched() -> None:
     one = observer()
     off = stream(monitoring=MonitoringSpec(enabled=False))

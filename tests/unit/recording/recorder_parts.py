@@ -115,6 +115,7 @@ class FaultyFiles(SystemFiles):
         self.corrupt = False
         self.slow_s = 0.0
         self.n_syncs = 0
+        self.n_direct = 0
 
     def _meet(self, method: str) -> None:
         number = self.once[method].pop(0) if self.once.get(method) else self.faults.get(method)
@@ -135,6 +136,14 @@ class FaultyFiles(SystemFiles):
         piece = memoryview(pieces[0])[: self.room]
         self.room -= len(piece)
         return super().pwritev(fd, [piece], offset)
+
+    def write_direct(self, fd: int, data: memoryview, offset: int) -> int:
+        self._meet("write_direct")
+        if self.room is not None:
+            return self.pwritev(fd, [data], offset)
+        time.sleep(self.slow_s)
+        self.n_direct += 1
+        return super().write_direct(fd, data, offset)
 
     def pread(self, fd: int, n_bytes: int, offset: int) -> bytes:
         self._meet("pread")

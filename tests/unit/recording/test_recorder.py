@@ -14,7 +14,7 @@ import pytest
 
 from serve.errors import ConfigurationError
 from serve.recording.columns import batch_of
-from serve.recording.recorder import Recorder, RecorderSettings
+from serve.recording.recorder import BEHIND, PATIENT_NICE, Recorder, RecorderSettings
 from serve.records import RecordingSpec, Redaction
 from tests.unit.recording.recorder_parts import MS, TEXT, Plant, stream_spec
 
@@ -188,8 +188,40 @@ def test_closing_does_not_wait_for_a_disk_that_hangs(plant: Plant, monkeypatch: 
     assert hangs.wait(10)
     assert not recorder.close(0.1).is_clean
     goes_on.set()
-    recorder._thread.join(10)
+    for thread in recorder._threads:
+        thread.join(10)
     assert plant.check_books().is_clean
+
+
+def test_when_the_patient_thread_gets_no_processor_the_prompt_one_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recorder, "_run_patient", lambda self: None)
+    plant = Plant.build(tmp_path, capacity=20_000)
+    recorder = start(plant)
+    stream = recorder.open_stream(stream_spec())
+    plant.source.produce(stream, 1, records=10)
+    time.sleep(0.2)
+    assert plant.page.numbers().appended == 0           # there is no hurry
+    while plant.source.pending_bytes() <= plant.source.capacity_bytes() // BEHIND:
+        plant.source.produce(stream, 1, records=1000)
+    end = time.monotonic() + 10
+    while plant.source.pending_bytes() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert plant.source.pending_bytes() == 0
+    assert recorder.close(10).lost == 0
+    plant.page.release()
+
+
+def test_the_patient_thread_is_nice(plant: Plant) -> None:
+    recorder = start(plant)
+    stream = recorder.open_stream(stream_spec())
+    prompt, patient = recorder._threads
+    plant.source.produce(stream, 1)
+    assert recorder.flush(10)
+    assert patient.native_id is not None
+    assert prompt.native_id is not None
+    assert os.getpriority(os.PRIO_PROCESS, patient.native_id) >= PATIENT_NICE
+    assert os.getpriority(os.PRIO_PROCESS, prompt.native_id) == os.getpriority(os.PRIO_PROCESS, 0)
+    recorder.close(10)
 
 
 def test_the_recorder_goes_on_after_a_bug(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
