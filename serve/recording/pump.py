@@ -21,6 +21,10 @@ LOG_NS = 60_000_000_000
 _log = structlog.get_logger(__name__)
 
 
+def go_on() -> None:
+    """Does not breathe."""
+
+
 @dataclass(slots=True)
 class PumpStream:
     """A stream and where its rows go. since_ns: when its oldest row was first seen in the columns, None: there is none."""
@@ -58,13 +62,18 @@ class RecordPump(Generic[RowsT]):
         self._streams[stream] = pumped
         self._sink.add(pumped.sink)
 
-    def step(self, now_ns: int, *, force: bool = False) -> int:
-        """Does what is due; with `force` all rows are. Returns the rows that were in the columns."""
+    def step(self, now_ns: int, *, force: bool = False, breathe: Callable[[], object] = go_on) -> int:
+        """Does what is due; with `force` all rows are. Returns the rows that were in the columns.
+
+        breathe: called between any two pieces of work of a few hundred microseconds.
+        """
         has_room = self.has_room = self._has_room()
         if not has_room:
             self._sink.drop_waiting()
         n_seen = 0
-        for stream in self._drained(now_ns):
+        drained = self._drained(now_ns)
+        for stream in drained:
+            breathe()
             pumped, columns = self._streams[stream], self._source.columns(stream)
             n_rows = columns.n_rows
             n_seen += n_rows
@@ -74,7 +83,7 @@ class RecordPump(Generic[RowsT]):
             is_kept = has_room or (force and pumped.sink.is_promised)
             if is_due and (self._sink.takes(now_ns) if is_kept else not pumped.sink.is_promised):
                 pumped.since_ns = None
-                self._take(pumped, columns, now_ns, is_kept=is_kept)
+                self._take(pumped, columns, now_ns, is_kept=is_kept, breathe=breathe)
         self._sink.work(now_ns)
         return n_seen
 
@@ -89,14 +98,16 @@ class RecordPump(Generic[RowsT]):
             self._tell("no memory for records: they stay in the rings", now_ns)
             return [stream for stream in tuple(self._streams) if self._source.columns(stream).n_rows]
 
-    def _take(self, pumped: PumpStream, columns: RowsT, now_ns: int, *, is_kept: bool) -> None:
+    def _take(self, pumped: PumpStream, columns: RowsT, now_ns: int, *, is_kept: bool, breathe: Callable[[], object]) -> None:
         n_rows = columns.n_rows
         try:
             batch = self._batch_of(pumped.spec.tensors, columns)
         except Exception as error:  # noqa: BLE001  recording goes on with the next rows, and these are counted
             self._lose(pumped, n_rows - columns.n_rows, error, now_ns)
             return
+        breathe()
         self._show(pumped.spec, batch, now_ns)
+        breathe()
         if not is_kept:
             self._sink.drop(pumped.sink, batch.num_rows)
             return
@@ -105,6 +116,7 @@ class RecordPump(Generic[RowsT]):
         except Exception as error:  # noqa: BLE001  what cannot be redacted must not be written
             self._lose(pumped, batch.num_rows, error, now_ns)
             return
+        breathe()
         self._sink.put(pumped.sink, block, now_ns)
 
     def _show(self, spec: RecordStreamSpec, batch: pa.RecordBatch, now_ns: int) -> None:
@@ -126,4 +138,4 @@ class RecordPump(Generic[RowsT]):
             _log.error(event, **values, error=repr(error), exc_info=error)
 
 
-__all__ = ["BATCH_NS", "BATCH_ROWS", "LOG_NS", "PumpStream", "RecordPump"]
+__all__ = ["BATCH_NS", "BATCH_ROWS", "LOG_NS", "PumpStream", "RecordPump", "go_on"]

@@ -115,6 +115,17 @@ def test_batches_of_1024_rows_do_not_wait(rig: Rig) -> None:
     assert len(rig.plant.stored()) == 2047
 
 
+def test_whoever_is_patient_breathes_between_any_two_stages_of_a_batch(rig: Rig) -> None:
+    streams = [rig.open(stream_spec(version)) for version in "12"]
+    for stream in streams:
+        rig.plant.source.produce(stream, 1, records=1024)
+    breaths: list[tuple[int, int]] = []
+    rig.pump.step(STEP_NS, breathe=lambda: breaths.append((len(rig.seen), len(rig.plant.stored()))))
+    assert breaths[:4] == [(0, 0), (0, 0), (1024, 0), (1024, 0)]       # drained, made into a batch, observed, serialized
+    assert breaths[4:] == [(1024, 1024), (1024, 1024), (2048, 1024), (2048, 1024)]
+    assert len(rig.plant.stored()) == 2048
+
+
 def test_journals_are_closed_when_large_or_old(tmp_path: Path) -> None:
     rig = Rig(tmp_path, seal_bytes=200_000, seal_ns=5 * S)
     one, two = rig.open(stream_spec("1")), rig.open(stream_spec("2"))
