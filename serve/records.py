@@ -73,7 +73,8 @@ class RecordStreamSpec:
     """What one version's rows look like; immutable for as long as the version is loaded. Versions with equal specs share a stream.
 
     digest: sha256:<hex> of the version's files. provenance: what model.yaml says of where the version comes from. tensors: inputs first, in
-    the model's order; only those that are kept. monitoring: what is watched of them.
+    the model's order; only those that are kept. monitoring: what is watched of them. is_batched: a row is one of a batch; else it is a
+    whole request, and a tensor's shape is that of the whole tensor.
     """
 
     model: str
@@ -83,6 +84,7 @@ class RecordStreamSpec:
     spec: RecordingSpec = RecordingSpec()
     provenance: Mapping[str, str] = field(default_factory=dict)
     monitoring: MonitoringSpec = field(default_factory=MonitoringSpec)
+    is_batched: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class StreamReading:
 
     dropped: by reason: ring_full, too_large (a record over an eighth of a ring), blocked (the wait for room ended), memory.
     refused: requests that fail-closed sent away; they are not sampled. left_out: tensors over their max_row_bytes.
+    malformed: records, and tensors of others, that were not what the stream says, which became failed rows and nulls: a defect of ours.
     """
 
     model: str
@@ -101,6 +104,7 @@ class StreamReading:
     dropped: Mapping[str, int] = field(default_factory=dict)
     refused: int = 0
     left_out: int = 0
+    malformed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

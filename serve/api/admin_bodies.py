@@ -33,15 +33,15 @@ async def read_document(request: Request) -> dict[str, Any]:
     return await asyncio.to_thread(parse_yaml, text)    # a megabyte of YAML takes seconds
 
 
-def parse_json(text: str) -> dict[str, Any]:
-    """One JSON object without repeated keys. Raises InvalidArgument."""
+def parse_json(text: str, *, any_text: bool = False) -> dict[str, Any]:
+    """One JSON object without repeated keys. any_text: with halves of surrogate pairs, which stand for bytes. Raises InvalidArgument."""
     try:
         document = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
     except RecursionError as error:
         raise InvalidArgument("the body is nested too deeply") from error
     except ValueError as error:
         raise InvalidArgument(f"the body is no JSON: {error}") from error
-    if "\\u" in text:
+    if "\\u" in text and not any_text:
         _check_unicode(document)
     if not isinstance(document, dict):
         raise InvalidArgument(f"the body must be an object, not {type(document).__name__}")

@@ -1,5 +1,6 @@
 """Routes of monitoring: what is watched of a model, its baselines, and who has seen its alerts."""
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -16,6 +17,7 @@ from serve.errors import InvalidArgument, TooLarge
 from serve.store.canonical import plain
 
 MAX_BASELINE_BYTES = 64 << 20
+_MAX_NS = (1 << 63) - 1
 
 _WINDOW = {
     "version": "1", "variant": "stable", "from": "2026-01-31T12:00:00.000000Z", "to": "2026-01-31T12:05:00.000000Z", "rows": 15_000,
@@ -70,13 +72,13 @@ def monitoring_routes(monitoring: Monitoring) -> APIRouter:
         since: Annotated[str, Query(description="Windows that begin at this time or later: RFC 3339, or seconds since the epoch.")] = "",
         limit: Annotated[int, Query(ge=1, le=2016, description="The newest windows of each version and variant.")] = 288,
     ) -> JSONResponse:
-        return JSONResponse(plain(await monitoring.document(model, version, variant, time_ns(since), limit)))
+        return _Json(plain(await monitoring.document(model, version, variant, time_ns(since), limit)))
 
     @router.get("/baseline", summary="What a version is compared with", responses={200: _BASELINE, **problems(404, 422, 503)})
     async def get_baseline(
         model: str, version: Annotated[str, Query(description="Default: what a request without version gets.", max_length=128)] = "",
     ) -> JSONResponse:
-        return JSONResponse(plain(await monitoring.baseline(model, version)))
+        return _Json(plain(await monitoring.baseline(model, version)))
 
     @router.put("/baseline", summary="Compare a version with something else", openapi_extra=_BASELINE_BODY,
                 responses={200: _BASELINE, **problems(400, 404, 409, 413, 422, 503)})
@@ -84,14 +86,21 @@ def monitoring_routes(monitoring: Monitoring) -> APIRouter:
         model: str, request: Request, by: By,
         version: Annotated[str, Query(description="Of this version.", min_length=1, max_length=128)],
     ) -> JSONResponse:
-        return JSONResponse(plain(await monitoring.put_baseline(model, version, parse_json(await _text(request)), by)))
+        return _Json(plain(await monitoring.put_baseline(model, version, parse_json(await _text(request), any_text=True), by)))
 
     @router.post("/alerts/{alert}/acknowledge", summary="Say that an alert was seen; it stands until its windows are good",
                  responses={200: _ONE_ALERT, **problems(404, 503)})
     async def acknowledge(model: str, alert: str, by: By) -> JSONResponse:
-        return JSONResponse(plain(await monitoring.acknowledge(model, alert, by)))
+        return _Json(plain(await monitoring.acknowledge(model, alert, by)))
 
     return router
+
+
+class _Json(JSONResponse):
+    """In ASCII: a category of bytes that are no UTF-8 is half a surrogate pair, which JSON can say and UTF-8 cannot."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 def time_ns(text: str) -> int:
@@ -99,7 +108,7 @@ def time_ns(text: str) -> int:
     if not text:
         return 0
     try:
-        return round(float(text) * 1e9)
+        return _bounded(round(float(text) * 1e9), text)
     except (ValueError, OverflowError):
         pass
     try:
@@ -108,7 +117,13 @@ def time_ns(text: str) -> int:
         raise InvalidArgument(f"since = {text!r} is no time; write 2026-01-31T12:00:00Z, or seconds since the epoch") from error
     if at.tzinfo is None:
         raise InvalidArgument(f"since = {text!r} names no time zone; write 2026-01-31T12:00:00Z")
-    return round(at.timestamp() * 1e9)
+    return _bounded(round(at.timestamp() * 1e9), text)
+
+
+def _bounded(at_ns: int, text: str) -> int:
+    if abs(at_ns) > _MAX_NS:
+        raise InvalidArgument(f"since = {text!r} is centuries away; write 2026-01-31T12:00:00Z, or seconds (not ms) since the epoch")
+    return at_ns
 
 
 async def _text(request: Request) -> str:

@@ -34,6 +34,7 @@ class Exchange(Protocol):
     def finished(self) -> bool: ...
     def respond(self, status: int, body: bytes, headers: list[tuple[str, str]]) -> None: ...
     def send(self, message: bytes) -> None: ...
+    def taken(self, n_bytes: int) -> None: ...
     def finish(self, code: int = 0, text: str = "") -> None: ...
 
 
@@ -48,9 +49,13 @@ class Queue(Protocol[ExchangeT]):
 
 
 class _Messages:
-    """What the client still sends in one call: messages of a gRPC call as they arrive, and that it went away, which ends `task`."""
+    """What the client still sends in one call: messages of a gRPC call as they arrive, and that it went away, which ends `task`.
 
-    def __init__(self) -> None:
+    Who takes one lets the client send more: a call holds a bounded amount, however long it is.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.task: asyncio.Task[None] | None = None
 
@@ -62,18 +67,24 @@ class _Messages:
             self._queue.put_nowait(data if kind == "message" else None)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while (message := await self._queue.get()) is not None:
+        while (message := await self._next()) is not None:
             yield message
 
     async def only(self) -> bytes:
         """The one message of a unary call. Raises InvalidArgument when the client closes without one, DeadlineExceeded when none comes."""
         try:
             async with asyncio.timeout(MESSAGE_TIMEOUT_S):
-                message = await self._queue.get()
+                message = await self._next()
         except TimeoutError:
             raise DeadlineExceeded(f"no message came within {MESSAGE_TIMEOUT_S:g} s") from None
         if message is None:
             raise InvalidArgument("the call ended without a message")
+        return message
+
+    async def _next(self) -> bytes | None:
+        message = await self._queue.get()
+        if message is not None:
+            self._exchange.taken(len(message))
         return message
 
 
@@ -91,7 +102,7 @@ class SlowPath(Generic[ExchangeT]):
         """Start a task for each new call."""
         loop = asyncio.get_running_loop()
         for exchange in self._queue.take():
-            messages = _Messages()
+            messages = _Messages(exchange)
             serve = self._serve_grpc(exchange, messages) if exchange.protocol == "grpc" else self._serve_http(exchange)
             messages.task = loop.create_task(serve)
             self._tasks.add(messages.task)

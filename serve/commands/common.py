@@ -46,7 +46,8 @@ def connected(url: str, who: str = "") -> "Iterator[AdminClient]":
 def show(document: Any, as_json: bool, picture: "RenderableType") -> None:
     """Prints one or the other."""
     if as_json:
-        print(json.dumps(document, ensure_ascii=False))
+        # Half a surrogate pair, of a category that is no UTF-8, stays the \udcxx that JSON has for it.
+        print(json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
     else:
         console().print(picture)
 

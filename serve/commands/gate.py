@@ -5,6 +5,7 @@ Exit codes: 0 pass, 1 it could not be asked (settings, files, flags), 10 fail, 1
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serve.commands.common import Admin, Model, Reason, Who, connected
+from serve.commands.records_access import StateDir, home_of, say
 from serve.errors import ConfigurationError, Unprocessable
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ def gate(
     = None,
     records: Annotated[str | None, typer.Option("--records", metavar="DIR", help="Recorded predictions to replay: folder or URL.",
                                                 show_default=False)] = None,
+    state_dir: StateDir = None,
     label: Annotated[str, typer.Option("--label", metavar="NAME", help="With --data the column of labels, default none; with --records "
                                        "the name of a label, default `label`.", show_default=False)] = "",
     column: Annotated[list[str] | None, typer.Option("--column", metavar="INPUT=COLUMN", help="Which column of --data is which input.",
@@ -70,7 +73,7 @@ def gate(
     limits = {"min": minimum, "max": maximum, "max_drop": max_drop, "max_rise": max_rise}
     settings = _settings(config, flags, limits, min_agreement, max_latency_ratio, no_latency)
     found = _run(model, candidate, repository, settings, device,
-                 lambda offline, version: _rows(offline, version, data, records, label, column or [], hours, settings))
+                 lambda offline, version: _rows(offline, version, data, records, label, column or [], settings, state_dir, hours))
     document = found.model_dump_json(indent=2)
     if report is not None:
         try:
@@ -151,7 +154,7 @@ def _run(
 
 def _rows(
     model: "OfflineModel", version: "OfflineVersion", data: Path | None, records: str | None, label: str, columns: list[str],
-    hours: float | None, settings: "GateSettings",
+    settings: "GateSettings", state_dir: Path | None, hours: float | None,
 ) -> "ReplayRows":
     if (data is None) == (records is None):
         raise ConfigurationError("give one of --data and --records: a gate needs rows to replay")
@@ -162,15 +165,23 @@ def _rows(
         if wrong:
             raise ConfigurationError(f"--column {wrong[0]}: want INPUT=COLUMN")
         named = dict(text.split("=", 1) for text in columns)
-        return read_labelled(data, label, version.inputs, version.max_batch_size > 0, named, settings.rows)
-    return _recorded(model, version, records or "", label or "label", hours, settings)
+        found = read_labelled(data, label, version.inputs, version.max_batch_size > 0, named, settings.rows)
+    else:
+        found = _recorded(model, version, records or "", label or "label", settings, state_dir, hours)
+    if label and found.n and not found.labelled:
+        # Whoever names labels does not want a verdict without them.
+        raise ConfigurationError(f"--label {label}: none of {found.n:,} rows of {found.source} has one")
+    return found
 
 
 def _recorded(
-    model: "OfflineModel", version: "OfflineVersion", url: str, label: str, hours: float | None, settings: "GateSettings"
+    model: "OfflineModel", version: "OfflineVersion", url: str, label: str, settings: "GateSettings", state_dir: Path | None,
+    hours: float | None,
 ) -> "ReplayRows":
     from serve import clock
 
+    if hours is not None and not 0 < hours < math.inf:
+        raise ConfigurationError(f"--hours {hours}: want a number above 0")
     redacted = [spec.name for spec in version.inputs if f"in_{spec.name}" in model.config.recording.redact]
     if redacted:
         raise ConfigurationError(
@@ -181,9 +192,11 @@ def _recorded(
         from serve.recording.relations import ALWAYS, Period
     except ImportError as error:
         raise ConfigurationError(f"--records needs {error.name}: pip install 'headrace[records]'") from error
+    # What was recorded of a redacted output is not what was answered.
+    outputs = [spec for spec in version.outputs if f"out_{spec.name}" not in model.config.recording.redact]
     period = ALWAYS if hours is None else Period(clock.wall_ns() - int(hours * 3.6e12))
-    return read_recorded(url, model.name, label, version.inputs, version.outputs, version.max_batch_size > 0, settings.rows, period=period,
-                         say=lambda text: print(f"headrace: {text}", file=sys.stderr))
+    return read_recorded(url, model.name, label, version.inputs, outputs, version.max_batch_size > 0, settings.rows,
+                         home=home_of(state_dir), period=period, say=say)
 
 
 @contextlib.contextmanager

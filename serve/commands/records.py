@@ -76,6 +76,8 @@ def query(
         from serve.commands.records_view import MAX_TABLE_ROWS, print_batches
 
         with found.query(sql, period_of(begin, until)) as result:
+            for told in filter(None, map(found.told, result.views)):
+                say(told)
             if not print_batches(result.schema.names, batches_of(result, "querying", report), form.value, console()):
                 say(f"these are the first {MAX_TABLE_ROWS:,} rows; --format csv and json print all of them")
 
@@ -86,10 +88,13 @@ def schema(
     view: Annotated[str | None, typer.Argument(metavar="[VIEW]", show_default=False, help="One of them.")] = None,
     form: As = Format.TABLE, state_dir: StateDir = None,
 ) -> None:
-    """List the views for queries, and their columns."""
+    """List the views for queries, their columns, and of which model and version they are."""
     with opened(place, state_dir) as (found, _):
-        names = [view] if view else [one.name for one in found.views.values()]
-        rows = [{"view": name, "column": column, "type": kind} for name in names for column, kind in found.columns(name)]
+        rows = []
+        for name in [view] if view else [one.name for one in found.views.values()]:
+            columns = found.columns(name)
+            one = found.views[name.lower()]
+            rows += [{"view": name, "column": column, "type": kind, "model": one.model, "version": one.version} for column, kind in columns]
     _print_rows(rows, form)
 
 

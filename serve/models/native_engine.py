@@ -89,7 +89,8 @@ class NativeEngine:
         stream = RecordStreamSpec(
             model=spec.name, version=spec.version, digest=spec.digest,
             tensors=recorded_tensors(recording, native.inputs, native.outputs, native.max_batch_size),
-            spec=recording, provenance=spec.config.provenance, monitoring=spec.config.monitoring.spec())
+            spec=recording, provenance=spec.config.provenance, monitoring=spec.config.monitoring.spec(),
+            is_batched=native.max_batch_size > 0)
         try:
             native.record(self._records.native, self._records.open_stream(stream))
         except ValueError as error:

@@ -122,8 +122,10 @@ def advance(
 ) -> tuple[Watch, Alert | None]:
     """The watch after a window was concluded, and the alert that was raised or cleared by it, or has a newer bad window.
 
-    alert_id: of the alert, should one be raised.
+    alert_id: of the alert, should one be raised. Windows that lie ahead of now_ns are of a clock that was wrong, and are forgotten.
     """
+    if watch.recent and watch.recent[-1].start_ns > now_ns:
+        watch = replace(watch, recent=tuple(one for one in watch.recent if one.start_ns <= now_ns))
     if watch.recent and len(watch.recent) >= n and verdict.start_ns < watch.recent[0].start_ns:
         return watch, None      # concluded anew, and older than what is looked at
     recent = sorted([one for one in watch.recent if one.start_ns != verdict.start_ns] + [verdict], key=lambda one: one.start_ns)[-n:]
@@ -146,7 +148,7 @@ def advance(
 
 def forgotten(watch: Watch, now_ns: int) -> Alert | None:
     """The alert, cleared, where nothing was heard for STALE_NS."""
-    if watch.alert is None or not watch.recent or now_ns - watch.recent[-1].end_ns < STALE_NS:
+    if watch.alert is None or not watch.recent or abs(now_ns - watch.recent[-1].end_ns) < STALE_NS:
         return None
     return replace(watch.alert, cleared_ns=now_ns, cleared_because="nothing was concluded for a day: the version gets no requests")
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from serve.errors import InvalidArgument
+from serve.monitoring.baseline_fit import check_fit
 from serve.monitoring.bins import SCORE_CAPACITY, Bins, bins_of
 from serve.monitoring.cells import AnswerCell, CategoryCell, Cells, EmbeddingCell, NumericCell
 from serve.monitors import Task
@@ -271,6 +272,7 @@ def baseline_of(document: Mapping[str, Any]) -> Baseline:
         if document.get("sha256", pinned) != pinned:
             raise InvalidArgument(f"the baseline's sha256 is {document['sha256']!r}, and its content has {pinned}: it was changed")
         found.cells()
+        check_fit(found)
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidArgument(f"baseline: {'.'.join(map(str, first['loc']))}: {first['msg']}; build it again") from error

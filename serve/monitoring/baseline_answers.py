@@ -26,7 +26,7 @@ from serve.monitoring.performance import (
 )
 from serve.monitoring.watched import Plan
 from serve.monitors import MonitoringSpec
-from serve.recording.answers import class_name
+from serve.recording.answers import class_name, name_at
 
 MAX_CLASSES = 1024
 # Classes whose scores are watched one by one; of more, only that of the class which is predicted.
@@ -82,7 +82,7 @@ def _columns(rows: pa.Table, plan: Plan, spec: MonitoringSpec, labels: npt.NDArr
         negative, positive = binary_names(spec)
         return AnswerColumnsRead((negative, positive), (-1, -1), prediction, "", True, positive)
     width = numbers_of(rows.column(scores)).stride if scores else 0
-    by_index = [str(class_name(index, spec.classes)) for index in range(max(width, len(spec.classes)))]
+    by_index = [name_at(index, spec.classes) for index in range(max(width, len(spec.classes)))]
     seen = [*_predicted(rows, prediction, spec), *(labels[labels != None].tolist() if labels is not None else [])]     # noqa: E711
     others = sorted(set(seen) - set(by_index), key=_order)
     classes = tuple([*dict.fromkeys(by_index), *others][:MAX_CLASSES])

@@ -1,5 +1,6 @@
 """A baseline of rows: training data, the first recorded rows of a version, or those that it answered as a shadow."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -98,8 +99,16 @@ def _answers(
         return None, {}
     numbers = numbers_of(rows.column(plan.prediction.column))
     predicted = matrix_of(numbers)[:, 0].astype(np.float64)
-    errors = predicted - np.array([np.nan if one is None else float(str(one)) for one in labels])
+    errors = predicted - np.array([_truth(one) for one in labels])
     return None, number_performance(errors[present(numbers) & np.isfinite(errors)], chunk_rows)
+
+
+def _truth(label: object) -> float:
+    """Of a regression; NaN of what is no number, as labels that clients send may be anything."""
+    try:
+        return float(str(label)) if not isinstance(label, bool) else float(label)
+    except ValueError:
+        return math.nan
 
 
 __all__ = ["MIN_ROWS", "build_baseline"]

@@ -84,7 +84,8 @@ class Adwin:
         """The bound of ADWIN2: normal, with a correction for small windows."""
         level = math.log(2 * math.log(self.n) / self.delta)
         inverse = 1 / (n0 - _MIN_SIDE + 1) + 1 / (n1 - _MIN_SIDE + 1)
-        return abs(apart) > math.sqrt(2 * inverse * (self.deviations / self.n) * level) + 2 / 3 * level * inverse
+        variance = max(0.0, self.deviations / self.n)       # of errors that are all alike, rounding may bring it below 0
+        return abs(apart) > math.sqrt(2 * inverse * variance * level) + 2 / 3 * level * inverse
 
     def _drop_oldest(self) -> None:
         row = self.rows[-1]

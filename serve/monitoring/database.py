@@ -5,7 +5,7 @@ Of one thread. A file that is damaged is set aside and a new one begun: the serv
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ FILE = "monitoring.db"
 # Windows of a series that are kept: a week of five minutes.
 MAX_WINDOWS = 2016
 MAX_ALERTS = 1000
+# A series that has had no window for so long is forgotten: its version is gone.
+FORGOTTEN_NS = 30 * 86_400 * 10**9
 # Writes that wait for a disk that takes none; further ones push out the oldest.
 MAX_WAITING = 100_000
 
@@ -40,6 +42,8 @@ CREATE TABLE alerts (id TEXT PRIMARY KEY, model TEXT, raised_ns INTEGER, documen
 CREATE INDEX alerts_of_model ON alerts (model, raised_ns);
 CREATE TABLE facts (name TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
 """
+
+_HISTORY = ("windows", "realised")
 
 Series = tuple[str, str, str]       # model, version, variant
 
@@ -62,22 +66,9 @@ class MonitoringDatabase:
         self._writes: dict[tuple[Any, ...], tuple[str, tuple[Any, ...]]] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._connection = self._opened()
+            self._connection = open_or_set_aside(self._path, _connect)
         except (OSError, sqlite3.Error) as error:
             raise Unavailable(f"monitoring cannot keep anything in {self._path}: {error}") from error
-
-    def _opened(self) -> sqlite3.Connection:
-        try:
-            return _connect(self._path)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            aside = self._path.with_suffix(f".damaged-{self._path.stat().st_mtime_ns}")
-            _log.error("what monitoring remembered is damaged, it begins anew", file=str(self._path), aside=str(aside), reason=str(error))
-            self._path.replace(aside)
-            for suffix in ("-wal", "-shm"):
-                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-            return _connect(self._path)
 
     def flush(self) -> None:
         """Raises Unavailable when it cannot be written; nothing was then."""
@@ -134,6 +125,19 @@ class MonitoringDatabase:
         """The newest `limit` windows of each series of a model, oldest first."""
         return self._rows_of("windows", model, since_ns, limit)
 
+    def drop_windows(self, model: str, after_ns: int) -> None:
+        """Those of a model that begin after a time, realised ones too."""
+        for table in _HISTORY:
+            for key in [key for key in self._writes if key[0] == table and key[1][0] == model and len(key) == 3 and key[2] > after_ns]:
+                del self._writes[key]
+            self._put(("ahead", table, model), f"DELETE FROM {table} WHERE model = ? AND start_ns > ?", model, after_ns)     # noqa: S608
+
+    def forget_series(self, before_ns: int) -> None:
+        """Those whose newest window began before a time."""
+        old = "(model, version, variant) IN (SELECT model, version, variant FROM {0} GROUP BY 1, 2, 3 HAVING max(start_ns) < ?)"
+        for table in _HISTORY:
+            self._put(("old", table), f"DELETE FROM {table} WHERE {old.format(table)}", before_ns)     # noqa: S608
+
     def put_realised(self, row: Row) -> None:
         self._put_row("realised", row)
 
@@ -157,8 +161,9 @@ class MonitoringDatabase:
         self._put(("alerts", alert_id), "INSERT OR REPLACE INTO alerts VALUES (?, ?, ?, ?)", alert_id, model, raised_ns, _text(document))
 
     def alerts(self, limit: int = MAX_ALERTS) -> list[dict[str, Any]]:
-        """Oldest first; all but the newest `limit` are forgotten."""
-        self._put(("alerts",), "DELETE FROM alerts WHERE id NOT IN (SELECT id FROM alerts ORDER BY raised_ns DESC LIMIT ?)", limit)
+        """Oldest first; all but the newest `limit` and those that stand are forgotten."""
+        self._put(("alerts",), "DELETE FROM alerts WHERE id NOT IN (SELECT id FROM alerts ORDER BY raised_ns DESC LIMIT ?) "
+                  "AND id NOT IN (SELECT alert FROM watches)", limit)
         self.flush()
         return [json.loads(document) for [document] in self._read("SELECT document FROM alerts ORDER BY raised_ns, id")]
 
@@ -203,6 +208,33 @@ class MonitoringDatabase:
             raise Unavailable(f"monitoring cannot use {self._path}: {error}") from error
 
 
+def open_or_set_aside(path: Path, connect: Callable[[Path], sqlite3.Connection]) -> sqlite3.Connection:
+    """The database; where the file is damaged, a new one beside it. Raises OSError, sqlite3.Error for a disk that takes nothing."""
+    try:
+        return _whole(connect(path))
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):
+            raise
+        aside = path.with_suffix(f".damaged-{path.stat().st_mtime_ns}")
+        _log.error("what monitoring remembered is damaged, it begins anew", file=str(path), aside=str(aside), reason=str(error))
+        path.replace(aside)
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return connect(path)
+
+
+def _whole(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """Raises DatabaseError where a page is damaged: 0.1 s for some hundred MB."""
+    try:
+        [[found]] = connection.execute("PRAGMA quick_check(1)")
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     # The thread that opens it is not always the one that uses it; there is one at a time.
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
@@ -224,4 +256,4 @@ def _text(document: Any) -> str:
     return canonical(plain(document))
 
 
-__all__ = ["FILE", "MAX_WINDOWS", "MonitoringDatabase", "Row", "Series"]
+__all__ = ["FILE", "FORGOTTEN_NS", "MAX_WINDOWS", "MonitoringDatabase", "Row", "Series", "open_or_set_aside"]

@@ -57,9 +57,12 @@ def psi(a: Ints, b: Ints) -> float:
 
 def psi_critical(n_a: int, n_b: int, n_bins: int, alpha: float) -> float:
     """What PSI exceeds with probability alpha where nothing has changed: (1/n + 1/m) times the chi-squared quantile of B - 1 degrees of
-    freedom (Yurdakul 2018, Statistical properties of population stability index, theorem 3.3).
+    freedom (Yurdakul 2018, Statistical properties of population stability index, theorem 3.3). Of a single bin it is always 0, and without
+    rows nothing is said: infinite.
     """
-    return (1 / n_a + 1 / n_b) * chi2_isf(alpha, n_bins - 1) if n_bins > 1 and n_a and n_b else math.inf
+    if not n_a or not n_b:
+        return math.inf
+    return (1 / n_a + 1 / n_b) * chi2_isf(alpha, n_bins - 1) if n_bins > 1 else 0.0
 
 
 def jensen_shannon(a: Ints, b: Ints) -> float:

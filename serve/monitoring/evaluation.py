@@ -5,6 +5,7 @@ most, also the other distances; of MAX_SHAPES of them, the counts of their bins;
 how many those were.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -175,7 +176,9 @@ def _size(one: FeatureDrift) -> float:
 
 
 def _short(document: Mapping[str, Any], *, detailed: bool) -> dict[str, Any]:
-    return {key: _number(value) if isinstance(value, float) else value for key, value in document.items() if detailed or key in _ALWAYS}
+    """What JSON can say of it: the mean of numbers near the end of FP64 is infinite, and then not there."""
+    return {key: _number(value) if isinstance(value, float) else value for key, value in document.items()
+            if (detailed or key in _ALWAYS) and not (isinstance(value, float) and not math.isfinite(value))}
 
 
 def _number(value: float) -> float:

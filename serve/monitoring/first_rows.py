@@ -46,6 +46,8 @@ class FirstRows:
         """Rows that were answered; those beyond what is wanted are let go."""
         if self._thread is not None:
             return
+        if self._batches and batch.schema != self._batches[0].schema:      # other columns are recorded since: they begin anew
+            self._batches, self.n_rows, self._n_bytes = [], 0, 0
         batch = batch.slice(0, self.wanted - self.n_rows)
         self._batches.append(batch)
         self.n_rows += batch.num_rows
@@ -68,7 +70,7 @@ class FirstRows:
             self._done(self._build(self._stream, rows, "shadow" if shadows == rows.num_rows else "first_rows"))
         except HeadraceError as error:
             log.error("no baseline can be made of the first rows", reason=str(error))
-        except Exception:      # a thread's end would tell nobody
+        except Exception:       # whatever it is, it is logged: the end of a thread would tell nobody, and rows are recorded all the same
             log.exception("no baseline was made of the first rows")
 
 

@@ -10,7 +10,7 @@ from serve.monitoring import paired
 from serve.monitoring.gate_checks import bounded, check_of, counted, held, shown
 from serve.monitoring.gate_evidence import Evidence, LatencySample
 from serve.monitoring.gate_metrics import metric_checks
-from serve.monitoring.gate_report import Check, CheckStatus, Verdict
+from serve.monitoring.gate_report import Check, CheckStatus, Verdict, verdict_of
 from serve.monitoring.gate_settings import GateSettings
 
 PASS, FAIL, NOT_ENOUGH_DATA, TOLD = CheckStatus.PASS, CheckStatus.FAIL, CheckStatus.NOT_ENOUGH_DATA, CheckStatus.TOLD
@@ -20,12 +20,7 @@ DEFAULT_AGREEMENT = 0.9
 def verdict(evidence: Evidence, settings: GateSettings) -> tuple[Verdict, tuple[Check, ...]]:
     """What the evidence says of the candidate."""
     checks = tuple(_checks(evidence, settings))
-    found = {check.status for check in checks}
-    if FAIL in found:
-        return Verdict.FAIL, checks
-    if NOT_ENOUGH_DATA in found or PASS not in found:
-        return Verdict.NOT_ENOUGH_DATA, checks
-    return Verdict.PASS, checks
+    return verdict_of(check.status for check in checks), checks
 
 
 def _checks(evidence: Evidence, settings: GateSettings) -> Iterator[Check]:
@@ -38,7 +33,7 @@ def _checks(evidence: Evidence, settings: GateSettings) -> Iterator[Check]:
     yield from metric_checks(evidence, settings)
     if settings.latency is not None:
         for sample in evidence.latency:
-            yield from _latency(sample, settings)
+            yield from (_latency(sample, settings) if not sample.failure else [_batch(sample)])
 
 
 def _self_test(evidence: Evidence) -> Check:
@@ -89,6 +84,9 @@ def _agreement(evidence: Evidence, settings: GateSettings) -> Iterator[Check]:
         yield check_of("recorded", status, found, wanted.recorded, evidence.recorded.of,
                        f"version {evidence.stable} repeats its recorded answers on {bounded(found)} of {{rows}}; at least {{limit}}")
     if evidence.agreement is None:
+        if wanted.min is not None and evidence.stable:
+            yield Check(name="agreement", status=NOT_ENOUGH_DATA,
+                        text=f"version {evidence.stable} has other inputs and cannot be asked the same")
         return
     least = wanted.min
     if least is None and evidence.labelled is None:
@@ -102,6 +100,11 @@ def _agreement(evidence: Evidence, settings: GateSettings) -> Iterator[Check]:
     yield check_of("agreement", held(found, least, "least", settings), found, least, evidence.agreement.of,
                    f"answers as version {evidence.stable} on {bounded(found)} of {{rows}}{said}",
                    {"differing_rows": dict(differing)} if differing else {})
+
+
+def _batch(sample: LatencySample) -> Check:
+    return Check(name=f"batch_{sample.batch_size}", status=FAIL, n=sample.batch_size,
+                 text=f"a batch of {counted(sample.batch_size, 'row')} fails, and smaller ones with those rows do not: {sample.failure}")
 
 
 def _latency(sample: LatencySample, settings: GateSettings) -> Iterator[Check]:

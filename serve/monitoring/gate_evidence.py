@@ -35,11 +35,14 @@ class Consistency:
 
 @dataclass(frozen=True, slots=True)
 class LatencySample:
-    """Nanoseconds of runs of one batch size (rows), taken in turns. stable_ns None: no stable version."""
+    """Nanoseconds of runs of one batch size (rows), taken in turns. stable_ns None: no stable version. failure: what the candidate said
+    instead of running, "" when it ran; then there are no times.
+    """
 
     batch_size: int
     candidate_ns: Floats
     stable_ns: Floats | None
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from serve.errors import ConfigurationError
-from serve.monitoring.replay_rows import Column, ReplayRows, replay_rows, sources_of
+from serve.monitoring.replay_rows import Array, Column, ReplayRows, replay_rows, sources_of
 from serve.types import TensorSpec
 
 
@@ -50,7 +50,14 @@ def _read_npz(path: pathlib.Path, label: str) -> tuple[dict[str, Column], list[A
             columns: dict[str, Column] = {name: arrays[name] for name in arrays.files if arrays[name].ndim}
     except (ValueError, zipfile.BadZipFile) as error:
         raise ConfigurationError(f"cannot read {path}: {error}") from error
-    return columns, list(np.asarray(columns[_present(path, label, list(columns))]).tolist()) if label else []
+    return columns, _labels(path, label, np.asarray(columns[_present(path, label, list(columns))])) if label else []
+
+
+def _labels(path: pathlib.Path, label: str, values: Array) -> list[Any]:
+    """values: [rows], or [rows, 1, ...]."""
+    if values.size != len(values):
+        raise ConfigurationError(f"{path}: {label!r} has shape {list(values.shape)}; want one label a row")
+    return list(values.ravel().tolist())
 
 
 def _read_csv(path: pathlib.Path, label: str) -> tuple[dict[str, Column], list[Any]]:

@@ -1,6 +1,7 @@
 """What an answer predicts: a class or a number, and the score of a class. Follows `monitoring:` of model.yaml. Pure."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,13 +14,15 @@ from serve.monitors import MonitoringSpec
 from serve.types import TensorSpec
 
 _FLOATS = ("FP16", "BF16", "FP32", "FP64")
+_WHOLE = re.compile(r"-?[0-9]{1,18}(\.0)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """How a version's answers are read. prediction: output of one value a row, "" for the largest of `scores`. scores: "" for none.
 
-    classes: names by index of the scores, () when they have none. positive: of two classes, "" for the second.
+    classes: names by index of the scores, () when they have none. positive: of two classes, "" for the second. A prediction that is a
+    float is the score of `positive`, as `serve.recording.answers` reads it.
     """
 
     prediction: str
@@ -32,10 +35,11 @@ class Reading:
         """The predicted class of each row. outputs: [rows, ...] each."""
         if not self.prediction:
             best = outputs[self.scores].reshape(len(outputs[self.scores]), -1).argmax(axis=1)
-            return [self.name_of(int(index)) for index in best]
+            return [self.classes[index] if index < len(self.classes) else str(index) for index in best.tolist()]
         values = _first(outputs[self.prediction])
         if values.dtype.kind == "f" and self.is_classification:
-            return [self.name_of(int(value >= 0.5)) for value in values]     # the probability of the second of two classes
+            negative, positive = self._binary
+            return [positive if value >= 0.5 else negative for value in values]
         return [self.name_of(value) for value in values.tolist()]
 
     def numbers_of(self, outputs: Mapping[str, Array]) -> Floats:
@@ -51,19 +55,26 @@ class Reading:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         text = str(value)
-        if text not in self.classes and text.removesuffix(".0").isdecimal():
-            index = int(text.removesuffix(".0"))
-            return self.classes[index] if index < len(self.classes) else str(index)
-        return text
+        if text in self.classes or not _WHOLE.fullmatch(text):
+            return text
+        index = int(text.removesuffix(".0"))
+        return self.classes[index] if 0 <= index < len(self.classes) else str(index)
+
+    @property
+    def _binary(self) -> tuple[str, str]:
+        """(negative, positive) where one score says both."""
+        positive = self.positive or (self.classes[1] if len(self.classes) == 2 else "1")
+        return next((name for name in self.classes if name != positive), "0" if positive == "1" else f"not {positive}"), positive
 
     def positive_of(self, wanted: str, n_scores: int) -> tuple[str, int] | None:
         """The class whose score tells a positive from a negative, and its place among the scores; None where nobody says which."""
-        names = self.classes or tuple(str(index) for index in range(max(2, n_scores)))
+        if n_scores == 1:
+            positive = self._binary[1]
+            return (positive, 0) if not wanted or self.name_of(wanted) == positive else None
+        names = self.classes or tuple(str(index) for index in range(n_scores))
         wanted = wanted or self.positive
         name = self.name_of(wanted) if wanted else names[1] if len(names) == 2 else ""
-        if name not in names:
-            return None
-        return name, 0 if n_scores == 1 else names.index(name)
+        return (name, names.index(name)) if name in names[:n_scores] else None
 
     def scores_of(self, outputs: Mapping[str, Array], index: int) -> Floats:
         """Of one class, on each row."""
@@ -78,16 +89,24 @@ def reading_of(
     of = {one.name: one for one in outputs}
     single = [one for one in outputs if _width(one, is_batched) == 1]
     scores = spec.scores or next((one.name for one in outputs if one.datatype in _FLOATS and _width(one, is_batched) != 1), "")
-    prediction = spec.prediction or (single[0].name if len(single) == 1 else "")
+    prediction = spec.prediction or _only(single)
     if not prediction and not scores:
         names = ", ".join(of) or "none"
         raise ConfigurationError(f"which output is the prediction? name it in model.yaml: monitoring.prediction; there are {names}")
     is_number = bool(prediction) and of[prediction].datatype in _FLOATS
-    task = spec.task or ("regression" if is_number and not scores else "classification")
+    task = spec.task or ("regression" if is_number and not scores and not spec.positive else "classification")
     if task == "regression" and (not prediction or of[prediction].datatype == "BYTES"):
         raise ConfigurationError("monitoring.task is regression: name an output of one number a row as monitoring.prediction")
     classes = tuple(spec.classes) or tuple(class_labels.get(scores, ())) or tuple(class_labels.get(prediction, ()))
     return Reading(prediction, scores, classes, task == "classification", spec.positive)
+
+
+def _only(single: Sequence[TensorSpec]) -> str:
+    """The name of the only one; of several, of the only one that is no float."""
+    for found in (single, [one for one in single if one.datatype not in _FLOATS]):
+        if len(found) == 1:
+            return found[0].name
+    return ""
 
 
 def _width(spec: TensorSpec, is_batched: bool) -> int:

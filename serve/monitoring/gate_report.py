@@ -1,15 +1,26 @@
 """What a gate found, as it is written, sent and stored. docs/schemas/gate-report.schema.json is generated from here."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 VersionNumber = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}$")]
+
+
+def _moment(text: str) -> str:
+    # Whoever stores the report asks later how old it is.
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError(f"want RFC 3339 with its zone, got {text!r}")
+    return text
+
+
+Moment = Annotated[str, AfterValidator(_moment)]
 
 
 class Verdict(StrEnum):
@@ -77,8 +88,22 @@ class GateReport(BaseModel):
     data: GateData
     settings: Mapping[str, Any]
     environment: Mapping[str, str] = Field(default={}, description="Software and machine that it was made on.")
-    started: str = Field(description="RFC 3339, UTC.")
-    finished: str
+    started: Moment = Field(description="RFC 3339, UTC.")
+    finished: Moment
+
+    @model_validator(mode="after")
+    def _verdict_is_that_of_the_checks(self) -> Self:
+        if self.verdict is not (said := verdict_of(check.status for check in self.checks)):
+            raise ValueError(f"the verdict is {self.verdict}, and the checks say {said}")
+        return self
 
 
-__all__ = ["Check", "CheckStatus", "GateData", "GateReport", "GatedVersion", "Verdict"]
+def verdict_of(statuses: Iterable[CheckStatus]) -> Verdict:
+    """The worst of the checks, failures before doubts. Where nothing was held against anything, nothing was shown."""
+    found = set(statuses)
+    if CheckStatus.FAIL in found:
+        return Verdict.FAIL
+    return Verdict.PASS if found - {CheckStatus.TOLD} == {CheckStatus.PASS} else Verdict.NOT_ENOUGH_DATA
+
+
+__all__ = ["Check", "CheckStatus", "GateData", "GateReport", "GatedVersion", "Verdict", "verdict_of"]

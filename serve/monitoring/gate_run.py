@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +83,7 @@ def run_gate(versions: Versions, rows: ReplayRows, settings: GateSettings, clock
         candidate=GatedVersion(version=versions.candidate.version, digest=versions.candidate.digest),
         stable=None if stable is None else GatedVersion(version=stable.version, digest=stable.digest),
         verdict=found, checks=checks,
-        data=GateData(source=rows.source, rows=rows.n, skipped=rows.n_skipped, labelled=len(_labelled_rows(rows))),
+        data=GateData(source=rows.source, rows=rows.n, skipped=rows.n_skipped, labelled=len(rows.labelled)),
         settings=settings.model_dump(mode="json"), environment=_environment(),
         started=rfc3339(started), finished=rfc3339(clock.wall_ns()),
     )
@@ -101,8 +101,12 @@ def _environment() -> dict[str, str]:
 
 def _measure(versions: Versions, rows: ReplayRows, settings: GateSettings, clock: Clock, stages: Stages) -> Evidence:
     candidate, stable = versions.candidate, versions.stable
+    unknown = sorted(set(settings.agreement.outputs) - {spec.name for spec in candidate.outputs})
+    if unknown:
+        raise ConfigurationError(f"agreement.outputs names {unknown[0]!r}; version {candidate.version} has "
+                                 f"{', '.join(spec.name for spec in candidate.outputs)}")
     change = "" if stable is None else schema_change((stable.inputs, stable.outputs), (candidate.inputs, candidate.outputs))
-    reading = _reading(candidate, versions.model) if _labelled_rows(rows) else None
+    reading = _reading(candidate, versions.model) if rows.labelled else None
     ours = replay(candidate, rows, lambda done, of: stages(f"version {candidate.version}", done, of))
     # A stable version with other inputs cannot be asked the same.
     can_ask = stable is not None and not schema_change((stable.inputs, ()), (candidate.inputs, ()))
@@ -111,6 +115,7 @@ def _measure(versions: Versions, rows: ReplayRows, settings: GateSettings, clock
     both = np.flatnonzero(answered & theirs.answered(rows.n)).tolist() if theirs is not None else []
     failed = [row for row in ours.failures if theirs is None or row not in theirs.failures]
     chosen = _spread(np.flatnonzero(answered).tolist(), CONSISTENCY_ROWS)
+    timed = both if theirs is not None else np.flatnonzero(answered).tolist()
     stages("consistency", 0, 1)
     return Evidence(
         candidate=candidate.version, stable="" if stable is None else stable.version, rows=rows.n,
@@ -119,7 +124,7 @@ def _measure(versions: Versions, rows: ReplayRows, settings: GateSettings, clock
         consistency=consistency(candidate, rows, ours, chosen, settings.tolerance) if rows.n else None,
         agreement=None if theirs is None else agreed(ours.outputs, theirs.outputs, both, settings.agreement),
         recorded=None if theirs is None or stable is None else _recorded(rows, theirs, stable.digest, settings),
-        latency=tuple(_latency(versions, can_ask, rows, settings, clock, stages)),
+        latency=tuple(_latency(versions, can_ask, rows, timed, settings, clock, stages)),
         labelled=_labelled(reading, rows, ours, theirs, settings) if reading is not None else None,
     )
 
@@ -145,10 +150,11 @@ def _spread(rows: Sequence[int], n: int) -> list[int]:
 
 
 def _latency(
-    versions: Versions, can_ask: bool, rows: ReplayRows, settings: GateSettings, clock: Clock, stages: Stages
+    versions: Versions, can_ask: bool, rows: ReplayRows, answered: Sequence[int], settings: GateSettings, clock: Clock, stages: Stages
 ) -> list[LatencySample]:
+    """answered: rows that each version that is asked answers."""
     limits, candidate = settings.latency, versions.candidate
-    if limits is None or not rows.n:
+    if limits is None or not answered:
         return []
     asked = [candidate, *([versions.stable] if versions.stable is not None and can_ask else [])]
     largest = min(version.max_batch_size for version in asked)
@@ -156,26 +162,33 @@ def _latency(
     found = []
     for at, size in enumerate(sorted({max(1, min(size, largest)) for size in sizes})):
         stages("latency", at, len(set(sizes)))
-        inputs = _batch_of(rows, size, largest > 0)
-        try:
-            taken = time_in_turns(asked, inputs, limits.runs, limits.seconds, clock.monotonic_ns)
-        except HeadraceError:
-            continue                    # rows that cannot be answered are told of by their own check
+        inputs = _batch_of(rows, answered, size, largest > 0)
+        refusals = [_refusal(version, inputs) for version in asked]
+        if refusals[0]:
+            found.append(LatencySample(size, np.zeros(0), None, refusals[0]))
+            continue
+        asked = [version for version, refusal in zip(asked, refusals, strict=True) if not refusal]
+        taken = time_in_turns(asked, inputs, limits.runs, limits.seconds, clock.monotonic_ns)
         found.append(LatencySample(size, taken[0], taken[1] if len(taken) > 1 else None))
     return found
 
 
-def _batch_of(rows: ReplayRows, size: int, is_batched: bool) -> Outputs:
+def _refusal(version: OfflineVersion, inputs: Outputs) -> str:
+    """What a version says of a batch that it cannot answer, "" when it does."""
+    try:
+        version.run(inputs)
+    except HeadraceError as error:
+        return str(error)
+    return ""
+
+
+def _batch_of(rows: ReplayRows, answered: Sequence[int], size: int, is_batched: bool) -> Outputs:
     """A batch of rows of equal shapes, the most that there are, repeated where they are too few."""
-    batch = max(rows.batches(size), key=len)
+    batch = max(rows.batches(size, answered), key=len)
     return rows.batch([batch[at % len(batch)] for at in range(size)], is_batched)
 
 
 # --- labels -------------------------------------------------------------------------------------------------------------
-
-def _labelled_rows(rows: ReplayRows) -> list[int]:
-    return [row for row, label in enumerate(rows.labels) if label is not None and label == label]
-
 
 def _reading(candidate: OfflineVersion, model: OfflineModel) -> Reading:
     return reading_of(candidate.outputs, candidate.max_batch_size > 0, model.config.monitoring.spec(), model.class_labels)
@@ -185,11 +198,14 @@ def _labelled(
     reading: Reading, rows: ReplayRows, ours: Answers, theirs: Answers | None, settings: GateSettings
 ) -> Classified | Estimated:
     of = ours.answered(rows.n) & (theirs.answered(rows.n) if theirs is not None else True)
-    chosen = [row for row in _labelled_rows(rows) if of[row]]
+    chosen = [row for row in rows.labelled if of[row]]
     labels = [rows.labels[row] for row in chosen]
     candidate = ours.of(chosen)
     stable = theirs.of(chosen) if theirs is not None else None
     for name in filter(None, (reading.prediction, reading.scores)):
+        if theirs is not None and name not in theirs.outputs:
+            raise ConfigurationError(f"output {name!r} is the prediction, and the stable version has none of that name: compare with "
+                                     "another one, or with none (--stable none)")
         if chosen and (name not in candidate or (stable is not None and name not in stable)):
             raise ConfigurationError(f"output {name!r} has rows of different shapes: it is no prediction; name one in model.yaml")
     if not reading.is_classification:
@@ -216,10 +232,21 @@ def _classified(
     truth = [reading.name_of(label) for label in labels]
     said = reading.classes_of(candidate)
     before = reading.classes_of(stable) if stable is not None else []
+    known = {*reading.classes, *said, *before}
+    if known.isdisjoint(truth):
+        # Both versions would be wrong on every row, and neither worse than the other.
+        raise ConfigurationError(f"no label is a class of the model: labels are {_named(truth)}; classes are {_named(known)}; name the "
+                                 "model's classes by index in model.yaml: monitoring.classes")
     names = tuple(dict.fromkeys([*reading.classes, *sorted({*truth, *said, *before})]))
     index = {name: at for at, name in enumerate(names)}
     truth_, said_, before_ = (np.array([index[name] for name in column], np.int64) for column in (truth, said, before))
     return Classified(names, truth_, said_, before_, _scored(reading, truth, candidate, stable, settings))
+
+
+def _named(classes: Iterable[str]) -> str:
+    """The first of them, for a message."""
+    names = sorted(set(classes))
+    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def _scored(

@@ -27,14 +27,16 @@ Stable = Annotated[
 MetricName = Literal["accuracy", "f1", "auc", "mae"]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Tolerance(BaseModel):
     """|a - b| <= atol + rtol |b|."""
 
     model_config = _STRICT
-    atol: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-5
-    rtol: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-3
+    atol: NotNegative = 1e-5
+    rtol: NotNegative = 1e-3
 
 
 class Agreement(BaseModel):
@@ -62,7 +64,7 @@ class LatencyLimits(BaseModel):
     seconds: Positive = Field(default=20.0, description="For one batch size, both versions together, at most.")
     max_median_ratio: Positive | None = Field(default=1.25, description="Of the candidate's median to the stable version's; null: none.")
     max_p99_ratio: Positive | None = Field(default=None, description="The same of the 99th percentile.")
-    slack_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+    slack_ms: NotNegative = Field(
         default=0.05, description="Slower by at most this is within both ratios: nobody waits for it."
     )
     max_median_ms: Positive | None = Field(default=None, description="Of the candidate, at each batch size.")
@@ -73,10 +75,10 @@ class MetricLimits(BaseModel):
     """Of one metric on labelled rows. accuracy, f1 (macro) and auc want min and max_drop, mae wants max and max_rise."""
 
     model_config = _STRICT
-    min: float | None = Field(default=None, description="At least.")
-    max: float | None = Field(default=None, description="At most.")
-    max_drop: Annotated[float, Field(ge=0)] | None = Field(default=None, description="Less than the stable version by at most this.")
-    max_rise: Annotated[float, Field(ge=0)] | None = Field(
+    min: Finite | None = Field(default=None, description="At least.")
+    max: Finite | None = Field(default=None, description="At most.")
+    max_drop: NotNegative | None = Field(default=None, description="Less than the stable version by at most this.")
+    max_rise: NotNegative | None = Field(
         default=None, description="More than the stable version by at most this share of the stable version's."
     )
 

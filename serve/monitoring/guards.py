@@ -55,12 +55,19 @@ def limits_of(baseline: Baseline, inputs: Sequence[TensorSpec], is_batched: bool
 
 
 def _ranges(features: Sequence[NumericFeature], n_elements: int) -> InputLimits:
-    by_index: Mapping[int, NumericFeature] = {feature.index: feature for feature in features if feature.minimum <= feature.maximum}
+    # Of an element without a finite number the range is not known: its minimum and maximum are 0.
+    by_index: Mapping[int, NumericFeature] = {feature.index: feature for feature in features if sum(feature.counts)}
     seen = [by_index.get(at) for at in range(n_elements)]
     return InputLimits(
-        low=[None if one is None else one.minimum for one in seen], high=[None if one is None else one.maximum for one in seen],
+        low=[None if one is None else _outward(one, one.minimum, -math.inf) for one in seen],
+        high=[None if one is None else _outward(one, one.maximum, math.inf) for one in seen],
         may_miss=[one is None or one.nulls + one.nans > 0 for one in seen],
     )
+
+
+def _outward(feature: NumericFeature, value: float, towards: float) -> float:
+    """A baseline holds doubles: a whole number beyond 2^53 was rounded, maybe to the inside."""
+    return math.nextafter(value, towards) if feature.is_integer and abs(value) >= 2.0**53 else value
 
 
 def _values(spec: TensorSpec, feature: CategoryFeature) -> frozenset[bytes] | frozenset[int]:

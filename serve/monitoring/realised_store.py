@@ -14,7 +14,7 @@ from typing import Any
 
 from serve.errors import Unavailable
 from serve.monitoring.concept import Adwin, PageHinkley, adwin_of, page_hinkley_of
-from serve.monitoring.database import Series
+from serve.monitoring.database import FORGOTTEN_NS, Series, open_or_set_aside
 from serve.monitoring.realised_sums import RealisedSums, sums_of
 from serve.recording.join_state import FILE as JOINING
 
@@ -84,9 +84,8 @@ class RealisedStore:
         self.detectors: dict[Series, Detectors] = {}
         self._before: Mapping[str, Any] = {}
         try:
-            self._connection = sqlite3.connect(home / FILE, isolation_level=None, timeout=5)
-            self._connection.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_SCHEMA}")
-        except sqlite3.Error as error:
+            self._connection = open_or_set_aside(home / FILE, _connect)
+        except (OSError, sqlite3.Error) as error:
             raise Unavailable(f"realised performance cannot be kept in {home / FILE}: {error}") from error
         found = self._do("SELECT document FROM state WHERE name = 'state'")
         self._load(json.loads(found[0][0]) if found else _EMPTY)
@@ -115,10 +114,11 @@ class RealisedStore:
         for series in {series for series, _ in self.added}:
             oldest = f"SELECT start_ns FROM windows WHERE {_SERIES} ORDER BY start_ns DESC LIMIT 1 OFFSET ?"     # noqa: S608
             self._do(f"DELETE FROM windows WHERE {_SERIES} AND start_ns < ({oldest})", *series, *series, MAX_WINDOWS - 1)   # noqa: S608
-        self.added = {}
-        self._before = _documents(self.detectors)
-        self._put_state()
+        self._forget_series()
+        after = _documents(self.detectors)
+        self._put_state(after)
         self._do("COMMIT")
+        self.added, self._before = {}, after        # not before it is there for good
 
     def save(self) -> None:
         """What was added so far, so that it is there after a crash if the join is."""
@@ -126,7 +126,7 @@ class RealisedStore:
         for (series, start), added in self.added.items():
             self._do("INSERT INTO windows VALUES (?, ?, ?, ?, ?, NULL, ?) ON CONFLICT DO UPDATE SET added = excluded.added",
                      *series, start, added.end_ns, added.text())
-        self._put_state()
+        self._put_state(self._before)
         self._do("COMMIT")
 
     def window(self, key: Key) -> RealisedWindow | None:
@@ -140,6 +140,14 @@ class RealisedStore:
         found = self._do("SELECT model, version, variant, start_ns FROM (SELECT *, row_number() OVER (PARTITION BY model, version, "
                          "variant ORDER BY start_ns DESC) AS place FROM windows) WHERE place <= ?", limit)
         return {((model, version, variant), start) for model, version, variant, start in found}
+
+    def _forget_series(self) -> None:
+        """Those that no label came of for long, by the newest window of all."""
+        gone = self._do("SELECT model, version, variant FROM windows GROUP BY 1, 2, 3 HAVING max(start_ns) < "
+                        "(SELECT max(start_ns) FROM windows) - ?", FORGOTTEN_NS)
+        for series in map(tuple, gone):
+            self._do(f"DELETE FROM windows WHERE {_SERIES}", *series)      # noqa: S608
+            self.detectors.pop(series, None)
 
     def _load(self, state: Mapping[str, Any]) -> None:
         committed = self._committed()
@@ -159,7 +167,7 @@ class RealisedStore:
         else:
             self._do("UPDATE windows SET added = NULL")
             self._do("DELETE FROM windows WHERE kept IS NULL")
-            self._put_state()
+            self._put_state(self._before)
 
     def _committed(self) -> int:
         """Number of the newest join that is durable."""
@@ -167,8 +175,9 @@ class RealisedStore:
             return int(json.loads((self._home / JOINING).read_bytes())["batches"])
         return 0
 
-    def _put_state(self) -> None:
-        state = {"batch": self.batch, "before": self._before, "after": _documents(self.detectors)}
+    def _put_state(self, before: Mapping[str, Any]) -> None:
+        """before: the detectors as the joins left them that are durable."""
+        state = {"batch": self.batch, "before": before, "after": _documents(self.detectors)}
         self._do("INSERT OR REPLACE INTO state VALUES ('state', ?)", json.dumps(state, separators=(",", ":")))
 
     def _do(self, statement: str, *values: Any) -> list[Any]:
@@ -178,6 +187,16 @@ class RealisedStore:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise Unavailable(f"realised performance cannot be kept in {self._home / FILE}: {error}") from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, timeout=5)
+    try:
+        connection.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_SCHEMA}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _window(end_ns: int, text: str | None) -> RealisedWindow | None:

@@ -18,9 +18,9 @@ from serve.monitors import Task
 from serve.recording.joined_rows import JoinedRows
 
 SLOTS = 4096
-# Pairs of classes of one window; rows of further ones count as "other" against "other".
+# Pairs of classes of one window; rows of further ones count as "other", against "other" where they are right.
 MAX_PAIRS = 10_000
-_OTHER = ("other", "other")
+_OTHER_RIGHT, _OTHER_WRONG = ("other", "other"), ("other", "another")
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class RealisedSums:
                 self.moments[at] += float(values.sum())
             return
         for pair, count in Counter(zip(rows.label.tolist(), rows.prediction.tolist(), strict=True)).items():
-            self.pairs[pair if pair in self.pairs or len(self.pairs) < MAX_PAIRS else _OTHER] += count
+            self._count(pair, count)
         if rows.score is not None and rows.positive:
             self.positive = rows.positive
             is_known = np.isfinite(rows.score)
@@ -58,10 +58,16 @@ class RealisedSums:
         """Of other rows of the same window."""
         self.n += other.n
         self.positive = other.positive or self.positive
-        self.pairs.update(other.pairs)
+        for pair, count in other.pairs.items():
+            self._count(pair, count)
         for mine, more in zip(self.scores, other.scores, strict=True):
             mine.update(more)
         self.moments = [mine + more for mine, more in zip(self.moments, other.moments, strict=True)]
+
+    def _count(self, pair: tuple[str, str], count: int) -> None:
+        if pair not in self.pairs and len(self.pairs) >= MAX_PAIRS:
+            pair = _OTHER_RIGHT if pair[0] == pair[1] else _OTHER_WRONG
+        self.pairs[pair] += count
 
     def metrics(self) -> dict[str, float]:
         """As serve.monitoring.performance names them; what is not defined is left out."""
@@ -75,7 +81,9 @@ class RealisedSums:
         confusion = np.zeros((len(classes) + 1, len(classes) + 1), np.int64)
         for (true, predicted), count in self.pairs.items():
             confusion[code[true], code[predicted]] += count
-        found = class_metrics(confusion, code.get(self.positive) if len(classes) <= 2 and self.positive else None)
+        found = class_metrics(confusion, code.get(self.positive) if self.positive else None)
+        if self.positive and self.positive not in code:     # of a class that nothing is of, and nothing was called
+            found = {"accuracy": found["accuracy"]}
         area = auc_of_counts(*(self._by_slot(kind) for kind in (1, 0)))
         return found if area is None else {**found, "auc": area}
 

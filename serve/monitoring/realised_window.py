@@ -1,5 +1,6 @@
 """What the keeper says of a window of predictions with labels, as a row of the history and verdicts. Pure."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,9 @@ def realised_window(message: Mapping[str, Any], spec: MonitoringSpec, baseline: 
         name: baseline.performance[name].band(labelled) for name in metrics if name in baseline.performance}
     document = {
         "version": message["version"], "variant": message["variant"], **times(message["from_ns"], message["to_ns"]), "labelled": labelled,
-        "metrics": dict(metrics), "bands": {name: list(band) for name, band in bands.items()}, "detections": list(detections),
+        # One infinite prediction makes a mean infinite: that is bad, and no number of JSON.
+        "metrics": {name: value for name, value in metrics.items() if math.isfinite(value)},
+        "bands": {name: list(band) for name, band in bands.items()}, "detections": list(detections),
         "baseline": baseline.id if baseline is not None else "",
     }
     judged: dict[Kind, Judged] = {}

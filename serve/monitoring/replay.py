@@ -141,10 +141,11 @@ def _shown(value: Array | None) -> str:
 def agreed(answers: Mapping[str, Column], reference: Mapping[str, Column], rows: Sequence[int], wanted: Agreement) -> Agreed:
     """On how many of the rows, answered by both, the answers are alike; see gate_settings.Agreement.
 
-    Recorded rows may lack an output: they agree where the others do.
+    Recorded rows may lack an output: they agree where the others do. One that lacks them all is not among them.
     """
     names = [name for name in reference if name in answers and name in (wanted.outputs or reference)]
-    if not names or not len(rows):
+    rows = [row for row in rows if any(reference[name][row] is not None for name in names)]
+    if not names or not rows:
         return Agreed(0, 0)
     alike = {name: _alike([answers[name][row] for row in rows], [reference[name][row] for row in rows], wanted.spread) for name in names}
     together = np.logical_and.reduce(list(alike.values()))

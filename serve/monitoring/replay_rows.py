@@ -35,6 +35,11 @@ class ReplayRows:
     digests: Sequence[str] = ()
     n_skipped: int = 0
 
+    @property
+    def labelled(self) -> list[int]:
+        """Rows whose truth is known: an empty text and NaN are how files say that it is not."""
+        return [row for row, label in enumerate(self.labels) if label is not None and label == label and label != ""]
+
     def batch(self, rows: Sequence[int], is_batched: bool) -> dict[str, Array]:
         """Inputs of rows of equal shapes, stacked; of the one row as it is where the model is not batched."""
         if not is_batched:

@@ -7,9 +7,8 @@ What was not told when the server ended is told after the next start; cells that
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import structlog
 
@@ -18,7 +17,8 @@ from serve.monitoring.alert_book import AlertBook
 from serve.monitoring.alerts import Alert, Kind, Subject, Verdict
 from serve.monitoring.baseline import Baseline, baseline_of_json
 from serve.monitoring.cells import Cells
-from serve.monitoring.database import MonitoringDatabase, Row, Series
+from serve.monitoring.database import FORGOTTEN_NS, MonitoringDatabase, Row, Series
+from serve.monitoring.ports import Counts, Evaluation, Evaluator, Judged, Ports, Role, Seen, SeenCells
 from serve.monitoring.triggers import RETRAIN_REQUESTED, Told
 from serve.monitoring.windows import GRACE_NS, floor_to, place, window_ns
 from serve.monitors import MonitoringSpec
@@ -29,72 +29,7 @@ _log = structlog.get_logger(__name__)
 
 _VIOLATIONS = "violations"
 _CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What a window says of a kind of alert; without it nothing is concluded about that kind. evidence: JSON."""
-
-    is_bad: bool
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """document: the window's, without its times (serve.monitoring.evaluation). violations: feature -> kind -> values."""
-
-    document: Mapping[str, Any]
-    judged: Mapping[Kind, Judged] = field(default_factory=dict)
-    violations: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-
-
-class Evaluator(Protocol):
-    """Raises HeadraceError where a window cannot be evaluated."""
-
-    def __call__(self, series: Series, cells: Cells, stable: tuple[Cells, Cells] | None, spec: MonitoringSpec) -> Evaluation:
-        """stable: where this is another version than the stable one: the same rows counted by that one's baseline, and what it had itself
-        in the window.
-        """
-
-
-Role = Literal["own", "stable"]
-
-
-@dataclass(frozen=True, slots=True)
-class SeenCells:
-    """What was seen of a series in the cell that begins at start_ns. role: by whose baseline it was counted."""
-
-    series: Series
-    start_ns: int
-    cells: Cells
-    role: Role = "own"
-
-
-class Seen(Protocol):
-    """Rows that were seen since the last look; `serve.monitoring.observation.MonitoringObserver` in production."""
-
-    def take(self) -> list[SeenCells]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """specs: of a model. stable: the version that a model's stable traffic goes to, "" where nobody knows. known: a baseline by its sha256,
-    of those that rows were counted by since the start.
-    """
-
-    seen: Seen
-    evaluate: Evaluator
-    specs: Callable[[str], MonitoringSpec]
-    stable: Callable[[str], str]
-    known: Callable[[str], Baseline | None]
-
-
-@dataclass(slots=True)
-class Counts:
-    """Since the worker began."""
-
-    rows: int = 0
-    windows: dict[str, int] = field(default_factory=lambda: {"concluded": 0, "too_few": 0})
+_DAY_NS = 86_400 * 10**9
 
 
 class MonitoringService:
@@ -114,6 +49,7 @@ class MonitoringService:
         self._closed: dict[str, int] = database.fact(_CLOSED, {})
         self._cells: dict[tuple[Series, Role], dict[int, Cells]] = {}
         self._stored: dict[str, Baseline] = {}
+        self._forgot_ns = 0
         self._restore()
 
     def _restore(self) -> None:
@@ -122,7 +58,11 @@ class MonitoringService:
                 self.latest[row.series] = row.document
             for row in self._database.realised(model):
                 self._note_realised(row)
-        self._stored = {sha256: baseline_of_json(content) for sha256, content in self._database.baselines().items()}
+        for sha256, text in self._database.baselines().items():
+            try:
+                self._stored[sha256] = baseline_of_json(text)
+            except HeadraceError as error:
+                _log.warning("a baseline of before the start cannot be read: its cells are left out", sha256=sha256, reason=str(error))
         for series, role, start, sha256, content in self._database.cells():
             try:
                 cells = self._stored[sha256].cells()
@@ -137,6 +77,8 @@ class MonitoringService:
 
     def tick(self, now_ns: int) -> list[Told]:
         """Everything that is due. Returns what is to be told; until `told` says so, it is returned again."""
+        self._mind_clock(now_ns)
+        self._forget_series(now_ns)
         dirty = self._take()
         closed = self._close(now_ns)
         for series, role, start in dirty - closed:
@@ -181,6 +123,35 @@ class MonitoringService:
     def pending_rows(self) -> dict[Series, int]:
         """Rows in cells that no window has closed."""
         return {series: sum(cell.rows for cell in cells.values()) for (series, role), cells in self._cells.items() if role == "own"}
+
+    def _mind_clock(self, now_ns: int) -> None:
+        """Where the clock was ahead: else everything would be late until it is there again."""
+        for model, closed in list(self._closed.items()):
+            width = window_ns(self._ports.specs(model).window_s)
+            if closed <= now_ns + width:
+                continue
+            _log.warning("the clock was set back: windows that lie ahead are forgotten", model=model, closed_until=rfc3339(closed))
+            self._closed[model] = floor_to(now_ns, width)
+            self._database.put_fact(_CLOSED, self._closed)
+            self._database.drop_windows(model, now_ns)
+            for known in (self.latest, self.realised):
+                for series in [one for one, row in known.items() if one[0] == model and row["from_ns"] > now_ns]:
+                    del known[series]
+            for (series, role), cells in self._cells.items():
+                if series[0] == model:
+                    for start in [start for start in cells if start > now_ns + width]:
+                        del cells[start]
+                    self._database.drop_cells(series, role, now_ns + width + 1, 1 << 62)
+
+    def _forget_series(self, now_ns: int) -> None:
+        """Once a day: what has had no window for long is gone for good."""
+        if 0 <= now_ns - self._forgot_ns < _DAY_NS:
+            return
+        self._forgot_ns = now_ns
+        self._database.forget_series(now_ns - FORGOTTEN_NS)
+        for known in (self.latest, self.realised):
+            for series in [one for one, row in known.items() if row["to_ns"] < now_ns - FORGOTTEN_NS]:
+                del known[series]
 
     def _store_baseline(self, sha256: str) -> None:
         if sha256 not in self._stored and (baseline := self._ports.known(sha256)) is not None:
@@ -256,6 +227,9 @@ class MonitoringService:
             found = self._ports.evaluate(series, cells, stable, spec)
         except HeadraceError as error:
             _log.error("a window cannot be evaluated", model=series[0], version=series[1], variant=series[2], reason=str(error))
+            return
+        except Exception:       # noqa: BLE001  else it would be tried again at every turn, and no other window would ever close
+            _log.exception("a window cannot be evaluated", model=series[0], version=series[1], variant=series[2])
             return
         document = {"version": series[1], "variant": series[2], **times(*window), **found.document}
         self._database.put_window(Row(series, window[0], document))

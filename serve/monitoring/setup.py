@@ -160,7 +160,10 @@ class Monitoring:
         """Raises InvalidArgument, Conflict for one of another digest, NotFound, Unavailable."""
         described = self._server.describe(model, version)
         baseline = checked(await asyncio.to_thread(baseline_of, document), model, described.version, described.digest)
-        path = await asyncio.to_thread(self.files.save, baseline)
+        try:
+            path = await asyncio.to_thread(self.files.save, baseline)
+        except OSError as error:
+            raise Unavailable(f"the baseline cannot be written: {error}") from error
         _log.info("a baseline was set", model=model, version=described.version, baseline=baseline.id, file=str(path))
         await self._write(AuditEntry("dev.headrace.monitoring.baseline.set", model, by.name, by.reason, after={
             "version": baseline.version, "baseline": baseline.id, "sha256": baseline.sha256, "digest": baseline.digest,
@@ -218,7 +221,7 @@ class Monitoring:
 
     async def _look(self, now_ns: int) -> None:
         """Files of baselines that somebody has put beside a model."""
-        if now_ns - self._looked_ns < LOOK_S * 1e9:
+        if 0 <= now_ns - self._looked_ns < LOOK_S * 1e9:
             return
         self._looked_ns = now_ns
         for model, version in self.observer.versions():

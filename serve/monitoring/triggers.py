@@ -65,12 +65,16 @@ def events(
     last_ns: Told.kind -> when one of it was told of this model. stable: the version whose alerts ask for retraining; "" all do.
     """
     def is_ready(kind: str) -> bool:
-        return now_ns - last_ns.get(kind, -(1 << 62)) >= spec.cooldown_s * 1e9
+        # What lies ahead was told by a clock that was wrong.
+        return not 0 <= now_ns - last_ns.get(kind, -(1 << 62)) < spec.cooldown_s * 1e9
 
     told = [_cleared(alert, now_ns) for alert in alerts if not alert.is_raised and alert.is_told and not alert.is_clear_told]
     standing = [alert for alert in alerts if alert.is_raised]
     fresh = [alert for alert in standing if not alert.is_told and is_ready(_cooled(alert))]
-    told += [_raised(alert, now_ns) for alert in sorted(fresh, key=lambda one: (_TYPES[one.subject.kind], one.raised_ns, one.id))]
+    fresh = sorted(fresh, key=lambda one: (_TYPES[one.subject.kind], one.raised_ns, one.id))
+    if spec.cooldown_s > 0:     # of several variants of a version the first
+        fresh = list({_cooled(alert): alert for alert in reversed(fresh)}.values())[::-1]
+    told += [_raised(alert, now_ns) for alert in fresh]
     asking = [alert for alert in standing if _asks(alert, stable)]
     waited_ns = max((now_ns - alert.raised_ns for alert in asking if not alert.is_requested), default=-1)
     if is_ready(RETRAIN_REQUESTED) and waited_ns >= spec.window_s * 1e9:
@@ -126,9 +130,12 @@ def evidence_of(alert: Alert) -> dict[str, Any]:
 def rows_query(model: str, versions: Iterable[str], since_ns: int, until_ns: int, variant: str = "") -> str:
     """SQL for `headrace records query`: the recorded rows of a time, with inputs and outputs."""
     named = ", ".join(f"'{version}'" for version in versions)
+    name = sql_name(model)
+    # Where the name of the view is not the model's, another model may have that view.
+    mine = "" if name == model else "model = '" + model.replace("'", "''") + "' AND "
     only = " AND variant = '" + variant.replace("'", "''") + "'" if variant else ""
     when = f"ts_ns >= {since_ns} AND ts_ns < {until_ns}"
-    return f"SELECT * FROM records_{sql_name(model)} WHERE version IN ({named}){only} AND {when}"     # noqa: S608  # for a person to run
+    return f"SELECT * FROM records_{name} WHERE {mine}version IN ({named}){only} AND {when}"     # noqa: S608  # for a person to run
 
 
 def _said(alert: Alert) -> str:

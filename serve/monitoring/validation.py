@@ -44,11 +44,11 @@ class Violation:
 
 def violations(baseline: Baseline, cells: Cells, spec: MonitoringSpec) -> list[Violation]:
     """Those of a window with a count over 0, in the baseline's order; `is_bad` only of at least `min_rows` rows."""
-    found = [one for one in (*_of_numbers(baseline, cells), *_of_categories(baseline, cells)) if one.count]
+    found = [*_of_numbers(baseline, cells), *_of_categories(baseline, cells)]
     adjusted = benjamini_hochberg(np.array([one.p_value for one in found]))
     is_enough = cells.rows >= spec.min_rows
     return [replace(one, is_bad=bool(is_enough and p <= spec.fdr and one.share - one.expected >= MIN_SHARE))
-            for one, p in zip(found, adjusted, strict=True)]
+            for one, p in zip(found, adjusted, strict=True) if one.count]
 
 
 def _of_numbers(baseline: Baseline, cells: Cells) -> Iterator[Violation]:

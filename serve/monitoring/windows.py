@@ -33,7 +33,9 @@ def place(cell_start_ns: int, width_ns: int, closed_until_ns: int) -> tuple[int,
     closed_until_ns: where the newest closed window ended. What comes later than that counts in the window that follows it.
     """
     start = floor_to(cell_start_ns, width_ns)
-    return (start, False) if start >= closed_until_ns else (floor_to(closed_until_ns + width_ns - 1, width_ns), True)
+    # Of windows that were shorter when the newest was closed, the one that it was a part of is still open.
+    is_open = start + width_ns > closed_until_ns
+    return (start, False) if is_open else (floor_to(closed_until_ns + width_ns - 1, width_ns), True)
 
 
 __all__ = ["GRACE_NS", "MINUTE_NS", "NS", "cell_ns", "floor_to", "place", "window_ns"]

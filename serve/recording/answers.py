@@ -133,8 +133,12 @@ def class_name(value: object, classes: Sequence[str] = ()) -> str | None:
     if isinstance(value, float) and not value.is_integer():
         return repr(value)
     index = int(value)
-    is_index = 0 <= index < len(classes) and str(index) not in classes
-    return classes[index] if is_index else str(index)
+    return str(index) if str(index) in classes else name_at(index, classes)
+
+
+def name_at(index: int, classes: Sequence[str]) -> str:
+    """Of the class with that index among the scores; its number where it has no name."""
+    return classes[index] if 0 <= index < len(classes) else str(index)
 
 
 def _matrix(rows: pa.Table, column: Column | None) -> npt.NDArray[np.float32] | None:
@@ -153,7 +157,7 @@ def _matrix(rows: pa.Table, column: Column | None) -> npt.NDArray[np.float32] | 
 def _argmax(scores: npt.NDArray[np.float32] | None, classes: Sequence[str], n: int) -> Objects:
     if scores is None or not scores.shape[1]:
         return np.full(n, None, dtype=object)
-    names = as_objects([class_name(index, classes) for index in range(scores.shape[1])])
+    names = as_objects([name_at(index, classes) for index in range(scores.shape[1])])
     best = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=1)
     found: Objects = names[best]
     found[np.isnan(scores).any(axis=1)] = None
@@ -164,8 +168,8 @@ def _positive(scores: npt.NDArray[np.float32] | None, spec: MonitoringSpec) -> t
     """The positive class's score and its name, of a binary model. Of scores of two classes it is the second, unless the spec says."""
     if scores is None or scores.shape[1] != 2:
         return None, spec.positive
-    names = [class_name(index, spec.classes) for index in range(2)]
-    positive = spec.positive or str(names[1])
+    names = [name_at(index, spec.classes) for index in range(2)]
+    positive = spec.positive or names[1]
     if positive not in names:
         return None, positive
     return scores[:, names.index(positive)].astype(np.float64), positive
@@ -178,4 +182,4 @@ def as_objects(values: Sequence[object]) -> Objects:
     return found
 
 
-__all__ = ["AnswerColumns", "Answers", "answer_columns", "answers", "as_objects", "class_name", "class_names"]
+__all__ = ["AnswerColumns", "Answers", "answer_columns", "answers", "as_objects", "class_name", "class_names", "name_at"]

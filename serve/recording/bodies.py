@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 
-from serve.recording.views import Column, Source, form_of, literal, quoted
+from serve.recording.views import Source, form_of, literal, quoted
 from serve.records import SHADOW, RecordedTensor
 
 # One column for each, of every row of a request, and how the group says it.
@@ -35,7 +35,7 @@ def requests_sql(sources: Iterable[Source]) -> str:
 
     event_id: a UUID made of replica, epoch and seq, which is that of its first row.
     """
-    return " UNION ALL ".join(_one_schema(source.relation, source.columns) for source in sources)
+    return " UNION ALL ".join(_one_schema(source) for source in sources)
 
 
 def databricks_sql(requests: str) -> str:
@@ -44,13 +44,14 @@ def databricks_sql(requests: str) -> str:
     return f"SELECT {columns} FROM {quoted(requests)}"
 
 
-def _one_schema(relation: str, columns: Sequence[Column]) -> str:
+def _one_schema(source: Source) -> str:
+    columns = source.columns
     lists = [f"CASE WHEN count({quoted(one.name)}) = count(*) THEN list({quoted(one.name)} ORDER BY row) END AS _t{i}"
              for i, one in enumerate(columns)]
     grouped = ", ".join([*(f"{expression} AS {name}" for name, expression in _REQUEST_COLUMNS.items()), *lists])
     parts: dict[str, list[str]] = {"in": [], "out": []}
     for i, one in enumerate(columns):
-        parts[one.tensor.kind].append(_tensor_json(one.tensor, f"_t{i}"))
+        parts[one.tensor.kind].append(_tensor_json(one.tensor, f"_t{i}", is_batched=source.is_batched))
     head = "'{\"model_name\":' || to_json(model) || ',\"model_version\":' || to_json(version) || ',\"id\":' || to_json(request_id)"
     request = f"'{{\"id\":' || to_json(request_id) || ',\"inputs\":[' || {_joined(parts['in'])} || ']}}'"
     response = f"{head} || ',\"outputs\":[' || {_joined(parts['out'])} || ']}}'"
@@ -58,7 +59,7 @@ def _one_schema(relation: str, columns: Sequence[Column]) -> str:
         f"SELECT {', '.join(_REQUEST_COLUMNS)}, replica, epoch, seq, make_timestamp(ts_ns // 1000) AS ts, "
         "CAST(CAST(md5(replica || '/' || epoch || '/' || seq) AS UUID) AS VARCHAR) AS event_id, "
         f"CASE WHEN rows > 0 THEN {request} END AS request, CASE WHEN rows > 0 THEN {response} END AS response "
-        f"FROM (SELECT replica, epoch, seq - greatest(row, 0) AS seq, {grouped} FROM {relation} WHERE variant <> {literal(SHADOW)} "
+        f"FROM (SELECT replica, epoch, seq - greatest(row, 0) AS seq, {grouped} FROM {source.relation} WHERE variant <> {literal(SHADOW)} "
         "GROUP BY replica, epoch, seq - greatest(row, 0))")
 
 
@@ -66,8 +67,8 @@ def _joined(parts: Sequence[str]) -> str:
     return f"concat_ws(',', {', '.join(parts)})" if parts else "''"
 
 
-def _tensor_json(tensor: RecordedTensor, rows: str) -> str:
-    """rows: a list with one value of the column a row, or null. Text, or null."""
+def _tensor_json(tensor: RecordedTensor, rows: str, *, is_batched: bool) -> str:
+    """rows: a list with one value of the column a row, or null. is_batched: rows are a dimension of their own. Text, or null."""
     form = form_of(tensor)
     if form.shape == "scalar":
         data, shape = rows, _fixed(tensor.shape)
@@ -77,7 +78,8 @@ def _tensor_json(tensor: RecordedTensor, rows: str) -> str:
         data = f"flatten(list_transform({rows}, lambda one: one.data))"
         shape = f"',' || array_to_string({rows}[1].shape, ',')"
     head = f"{{\"name\":{json.dumps(tensor.name, ensure_ascii=False)},\"datatype\":\"{tensor.datatype}\",\"shape\":["
-    return f"{literal(head)} || rows || {shape} || '],\"data\":' || {_data_json(tensor.datatype, data)} || '}}'"
+    shape = f"rows || {shape}" if is_batched else f"substr({shape}, 2)"
+    return f"{literal(head)} || {shape} || '],\"data\":' || {_data_json(tensor.datatype, data)} || '}}'"
 
 
 def _fixed(shape: Sequence[int]) -> str:

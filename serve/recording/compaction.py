@@ -83,7 +83,7 @@ class CompactionJob:
     def _try(self, merge: Merge, now_ns: int) -> Message:
         try:
             return self._merge(merge, now_ns)
-        except Exception:
+        except Exception:       # whatever it is, it is remembered and goes on
             self._retry_ns[merge] = now_ns + RETRY_NS
             raise
 
@@ -91,12 +91,16 @@ class CompactionJob:
         store, paths = self.keeping.store, [part.path for part in merge.parts]
         path = compacted_path(self.keeping.replica, paths)
         self.keeping.manifest.append(started_line(path, now_ns))
-        staged = _merged(self.keeping, merge, path)
-        if staged.part.rows != (expected := sum(part.rows for part in merge.parts)):
-            staged.file.unlink()
-            raise InternalError(f"{len(paths)} files from {paths[0]} on have {staged.part.rows} rows, not {expected} as the manifest says")
-        self.keeping.manifest.confirm()
-        store.adopt(staged.file, path)
+        file = self.keeping.home.staging / Path(path).name
+        try:
+            staged = _merged(self.keeping, merge, path, file)
+            if staged.part.rows != (expected := sum(part.rows for part in merge.parts)):
+                raise InternalError(
+                    f"{len(paths)} files from {paths[0]} on have {staged.part.rows} rows, not {expected} as the manifest says")
+            self.keeping.manifest.confirm()
+            store.adopt(file, path)
+        finally:
+            file.unlink(missing_ok=True)        # of a merge that failed: it would count against the budget
         line = compacted_line(staged.part, paths, now_ns)
         self.keeping.manifest.append(line)
         return line
@@ -114,11 +118,10 @@ def delete_doomed(keeping: Keeping, before_ns: int, now_ns: int) -> list[Message
     return [line]
 
 
-def _merged(keeping: Keeping, merge: Merge, path: str) -> StagedPart:
-    """The rows of all, in row groups of full size."""
+def _merged(keeping: Keeping, merge: Merge, path: str, file: Path) -> StagedPart:
+    """The rows of all, in row groups of full size, written to `file`."""
     writer: PartFile | None = None
     schema: pa.Schema | None = None
-    file = keeping.home.staging / Path(path).name
     with ExitStack() as cleaning:
         group: list[pa.Table] = []
         for table in _row_groups(keeping, merge.parts):

@@ -5,10 +5,12 @@ committed before a crash is in the log that the next pass reads, so that no file
 application id, with a version that grows by one: should two processes ever be the same replica, the later commit fails and is compared
 anew. Other replicas' files are theirs. A merge is one commit that adds and removes; its rows are no change of data. What retention purged
 is removed as well; older versions of the table then name files that are gone.
+
+A table gets the columns that only later files have. A column has one type for good: files that have it with another one stay out.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +20,7 @@ from deltalake import DeltaTable, Schema
 from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
-from serve.errors import ConfigurationError
+from serve.errors import ConfigurationError, InvalidArgument
 from serve.recording.jobs import Keeping, Message
 from serve.recording.layout import part_name
 from serve.recording.manifest import Part
@@ -123,14 +125,26 @@ class DeltaJob:
         return messages
 
     def _commit(self, root: str, parts: list[Part], now_ns: int) -> list[Message]:
+        """Raises InvalidArgument for files that are not registered, once all others are."""
         table = self._open(root)
-        change = difference(parts, _registered(table, root, self.keeping.replica) if table else [])
-        if not change.add and not change.remove:
-            return []
-        schemas = self._schemas(part for part, _ in change.add)
+        registered = list(_registered(table, root, self.keeping.replica)) if table else []
+        present = {one.path for one in registered}
+        schemas = self._schemas(part for part in parts if _in_table(part.path) not in present)
+        if table is None and schemas:
+            table = DeltaTable.create(self._uri(root), Schema.from_arrow(next(iter(schemas.values()))), partition_by=_PARTITIONS)
         if table is None:
-            table = DeltaTable.create(self._uri(root), Schema.from_arrow(schemas[0]), partition_by=_PARTITIONS)
-        _widen(table, schemas)
+            return []
+        misfits = _widen(table, schemas)
+        fits = {part.path: _in_table(part.path) in present or _kind(part) not in misfits for part in parts}
+        change = difference((part for part in parts if fits[part.path]), registered)
+        messages = self._write(table, root, change, now_ns) if change.add or change.remove else []
+        if out := [part for part in parts if not fits[part.path]]:
+            raise InvalidArgument(
+                f"{root}: {misfits[_kind(out[0])]}. {len(out)} sealed files are not registered, {out[0].path} for instance; `headrace"
+                " records query` has their rows. Give a model whose tensors change their types a new version: it has a table of its own")
+        return messages
+
+    def _write(self, table: DeltaTable, root: str, change: Difference, now_ns: int) -> list[Message]:
         version = (table.transaction_version(self.keeping.replica) or 0) + 1
         table.create_write_transaction(
             [*(_add(part, is_new) for part, is_new in change.add), *(_remove(one, is_new, now_ns) for one, is_new in change.remove)],
@@ -148,14 +162,14 @@ class DeltaJob:
     def _uri(self, root: str) -> str:
         return self.keeping.store.location(root) if self.keeping.store.root is not None else f"{self.keeping.store.url}/{root}"
 
-    def _schemas(self, parts: Iterable[Part]) -> list[pa.Schema]:
-        """One for each kind of file among them."""
+    def _schemas(self, parts: Iterable[Part]) -> dict[str, pa.Schema]:
+        """By kind of file, the earlier sealed first."""
         found: dict[str, pa.Schema] = {}
         for part in parts:
-            if part.schema not in found:
+            if _kind(part) not in found:
                 with self.keeping.store.open(part.path) as file:
-                    found[part.schema] = delta_schema(pq.read_schema(file))
-        return list(found.values())
+                    found[_kind(part)] = delta_schema(pq.read_schema(file))
+        return found
 
 
 def _registered(table: DeltaTable, root: str, replica: str) -> Iterator[Registered]:
@@ -167,14 +181,37 @@ def _registered(table: DeltaTable, root: str, replica: str) -> Iterator[Register
             yield Registered(path, n_bytes, rows, str(dt), hr)
 
 
-def _widen(table: DeltaTable, schemas: Iterable[pa.Schema]) -> None:
-    """Columns that only later files have: a version whose recording keeps other tensors now."""
-    known = {column.name for column in table.schema().fields}
-    for schema in schemas:
-        more = [column for column in Schema.from_arrow(schema).fields if column.name not in known]
+def _kind(part: Part) -> str:
+    """Files of equal kinds have equal schemas."""
+    return part.schema or part.path
+
+
+def _widen(table: DeltaTable, schemas: Mapping[str, pa.Schema]) -> dict[str, str]:
+    """Adds columns that only later files have: a version whose recording keeps other tensors now.
+
+    Returns what is wrong with the kinds of files that do not fit into the table.
+    """
+    known = {column.name: column.type for column in table.schema().fields}
+    misfits = {}
+    for kind, schema in schemas.items():
+        columns = Schema.from_arrow(schema).fields
+        other = [column for column in columns if known.get(column.name, column.type) != column.type]
+        if other:
+            misfits[kind] = f"column {other[0].name!r} is {_word(known[other[0].name])} in the Delta table and {_word(other[0].type)} now"
+            continue
+        more = [column for column in columns if column.name not in known]
         if more:
             table.alter.add_columns(more)
-            known |= {column.name for column in more}
+            known.update((column.name, column.type) for column in more)
+    return misfits
+
+
+def _word(kind: Any) -> str:
+    """A type as Delta calls it: long, array<float>, or the JSON of one that is deeper."""
+    said = json.loads(kind.to_json())
+    if isinstance(said, dict) and said["type"] == "array" and isinstance(said["elementType"], str):
+        return f"array<{said['elementType']}>"
+    return said if isinstance(said, str) else json.dumps(said)
 
 
 def _add(part: Part, is_new: bool) -> AddAction:

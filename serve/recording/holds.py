@@ -7,7 +7,7 @@ and the bounds may be null. Whoever may write there may place one; it binds ever
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from serve.errors import InvalidArgument, NotFound
 from serve.recording.layout import HOLDS
@@ -49,7 +49,7 @@ def read_holds(store: RecordsStore) -> tuple[list[Hold], list[str]]:
     for file in store.list(HOLDS):
         name = file.path.removeprefix(f"{HOLDS}/").removesuffix(".json")
         try:
-            holds.append(_parse(store.read(file.path)))
+            holds.append(replace(_parse(store.read(file.path)), name=name))
         except FileNotFoundError:
             continue        # lifted meanwhile
         except InvalidArgument as error:
@@ -85,6 +85,8 @@ def _parse(content: bytes) -> Hold:
         hold = Hold(**{name: values[name] for name in Hold.__slots__})
     except (ValueError, TypeError, KeyError) as error:
         raise InvalidArgument(f"is no hold: {error!r}") from error
+    if not isinstance(hold.model, str | None):
+        raise InvalidArgument(f"is no hold: model is one name or null, not {hold.model!r}")
     if not all(bound is None or isinstance(bound, int) for bound in (hold.from_ns, hold.to_ns)):
         raise InvalidArgument(f"is no hold: from_ns and to_ns are nanoseconds or null, not {hold.from_ns!r} and {hold.to_ns!r}")
     return hold

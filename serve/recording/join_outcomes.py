@@ -12,7 +12,7 @@ from serve.monitors import MonitoringSpec
 from serve.recording.join_rows import Waiting, key_of, variants_of, with_labels
 from serve.recording.joined_rows import JoinedRows
 from serve.recording.key_memory import KeyMemory
-from serve.recording.outcome_sql import OutcomeEvaluator, OutcomeExpression, parse_outcomes
+from serve.recording.outcome_sql import OutcomeEvaluator, OutcomeExpression, OutcomeTooSlow, parse_outcomes
 from serve.recording.outcome_sums import OutcomeSums
 from serve.records import SHADOW
 from serve.traffic import SPECIAL_ARMS
@@ -36,6 +36,7 @@ class OutcomeCounter:
         self._scope_of = scope_of
         self._evaluator = OutcomeEvaluator()
         self._parsed: dict[str, tuple[Mapping[str, str], tuple[OutcomeExpression, ...]]] = {}
+        self._too_slow: set[tuple[str, str]] = set()        # model, expression
         self.problems: dict[str, str] = {}      # model -> what is wrong with its expressions
 
     def close(self) -> None:
@@ -69,7 +70,8 @@ class OutcomeCounter:
         labels = [label for label, chosen in zip(labels, is_drawn.tolist(), strict=True) if chosen]
         self._add_numbers(model, rows, labels, {expression.name for expression in expressions})
         for expression in expressions:
-            self._add_expression(model, rows, labels, expression)
+            if (model, expression.sql) not in self._too_slow:
+                self._add_expression(model, rows, labels, expression)
 
     def _add_numbers(self, model: str, rows: pa.Table, labels: Sequence[Waiting], taken: Collection[str]) -> None:
         """A reward or a number under its own name; the ground truth too, whose mean may be what is wanted. taken: names of expressions:
@@ -85,6 +87,8 @@ class OutcomeCounter:
             values = self._evaluator.evaluate(expression, with_labels(rows, labels))
         except ConfigurationError as error:     # a version without that column has no such outcome
             self._complain(model, error)
+            if isinstance(error, OutcomeTooSlow):
+                self._too_slow.add((model, expression.sql))
             return
         self._add(model, rows, labels, expression.name, values, ~np.isnan(values), f"sql={expression.name}")
 

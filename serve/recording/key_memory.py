@@ -29,6 +29,7 @@ class KeyMemory:
         self._hours: dict[int, Keys] = {}       # each sorted
         self._added: dict[int, list[Keys]] = {}     # not in a file yet
         self._lengths: dict[int, int] = {}
+        self._from_hour = -1        # what is older was forgotten
         for hour, length in (lengths or {}).items():
             keys = np.frombuffer(self._read(int(hour), length), "<u8").astype(np.uint64)
             self._hours[int(hour)], self._lengths[int(hour)] = np.sort(keys), len(keys)
@@ -57,6 +58,9 @@ class KeyMemory:
         return is_new
 
     def _add(self, hour: int, keys: Keys) -> None:
+        # An hour that was forgotten does not come back: its file is that of the document on the disk until the next one is written.
+        if hour < self._from_hour:
+            return
         self._added.setdefault(hour, []).append(keys)
         # Two ascending runs: a stable sort merges them.
         both = np.concatenate([self._hours.get(hour, np.empty(0, np.uint64)), np.sort(keys)])
@@ -73,6 +77,7 @@ class KeyMemory:
         self._added.pop(hour, None)
         self._lengths.pop(hour, None)
         del self._hours[hour]
+        self._from_hour = max(self._from_hour, hour + 1)
 
     def save(self) -> dict[str, int]:
         """Appends what is new to the files, durably, and returns the document. Call `sweep` once that is written."""

@@ -64,6 +64,11 @@ class Manifest:
             self.append(replica_line(self._replica, host, home, home_id, now_ns))
         self._home_id = home_id
 
+    def others(self, home_id: str) -> list[ManifestState]:
+        """Of this home under other names: what it had sealed before it was given another --replica-id. Raises as the store."""
+        names = [name for name in list_replicas(self._store) if name != self._replica]
+        return [state for name in names if (state := read_manifest(self._store, name)).home_id == home_id]
+
     def confirm(self) -> None:
         """Before a file is put: raises Conflict when its name may be that of another home's file by now."""
         try:

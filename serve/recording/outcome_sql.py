@@ -8,6 +8,7 @@ It has no table, subquery, aggregate or window to read with, and runs in a conne
 import functools
 import json
 import re
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,10 @@ _CLASSES = frozenset({
     "BETWEEN", "CASE", "CAST", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "FUNCTION", "LAMBDA", "LAMBDA_REF", "OPERATOR",
     "TYPE",
 })
+# DuckDB calls these consistent, but they say what time it is.
+_CLOCKS = frozenset({"age", "current_localtime", "current_localtimestamp"})
+# Of one expression over one batch of labels. Expressions take milliseconds; one that does not end would stop the keeper's other work.
+TIME_LIMIT_S = 10.0
 # DuckDB has these as macros over what is allowed.
 _MACROS = frozenset({"if", "nullif", "fdiv", "fmod", "split_part"})
 _SETTINGS = (
@@ -60,17 +65,24 @@ def _parse(connection: duckdb.DuckDBPyConnection, name: str, sql: str, where: st
     if not _NAME.fullmatch(name) or name in BUILT_IN:
         taken = f"{', '.join(BUILT_IN)} are computed already"
         raise ConfigurationError(f"{where}: a name is 1 to 64 of A-Z a-z 0-9 . _ -, beginning with a letter or digit; {taken}")
+    # By itself, and in the parentheses in which it is evaluated: neither `1; ...` nor `1) + (1` is an expression in both.
+    tree = _tree(connection, sql, sql, where)
+    for one in (tree, _tree(connection, f"({sql}\n)", sql, where)):
+        _check(one["statements"], sql, where)
+    names = {str(node["column_names"][0]).lower() for node in objects(tree) if node.get("class") == "COLUMN_REF"}
+    return OutcomeExpression(name, sql, frozenset(names))
+
+
+def _tree(connection: duckdb.DuckDBPyConnection, text: str, sql: str, where: str) -> dict[str, Any]:
     try:
-        row = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT {sql}"]).fetchone()
+        row = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT {text}"]).fetchone()
         assert row is not None
-        tree = json.loads(row[0])
+        tree: dict[str, Any] = json.loads(row[0])
     except (duckdb.Error, RecursionError) as error:
         raise ConfigurationError(f"{where}: {sql!r}: {error}") from error
     if tree["error"]:
         raise ConfigurationError(f"{where}: {sql!r}: {tree['error_message']}")
-    _check(tree["statements"], sql, where)
-    names = {str(node["column_names"][0]).lower() for node in objects(tree) if node.get("class") == "COLUMN_REF"}
-    return OutcomeExpression(name, sql, frozenset(names))
+    return tree
 
 
 def _check(statements: list[Any], sql: str, where: str) -> None:
@@ -94,7 +106,7 @@ def _functions() -> frozenset[str]:
             "SELECT function_name, bool_and(function_type = 'scalar' AND stability = 'CONSISTENT' AND NOT has_side_effects), "
             "bool_and(function_type = 'macro' AND schema_name = 'main') FROM duckdb_functions() GROUP BY 1").fetchall()
     return frozenset(name for name, is_pure, is_macro in found
-                     if is_pure or (is_macro and (name in _MACROS or name.startswith("list_"))))
+                     if is_pure or (is_macro and (name in _MACROS or name.startswith("list_")))) - _CLOCKS
 
 
 def needed_columns(expressions: Collection[OutcomeExpression], known: Collection[str]) -> list[str]:
@@ -103,17 +115,22 @@ def needed_columns(expressions: Collection[OutcomeExpression], known: Collection
     return [name for name in known if name.lower() in wanted]
 
 
-class OutcomeEvaluator:
-    """Close it afterwards."""
+class OutcomeTooSlow(ConfigurationError):
+    """An expression that was not done within the time limit."""
 
-    def __init__(self) -> None:
+
+class OutcomeEvaluator:
+    """Close it afterwards. time_limit_s: of one evaluation."""
+
+    def __init__(self, time_limit_s: float = TIME_LIMIT_S) -> None:
+        self._time_limit_s = time_limit_s
         self._connection = duckdb.connect()
         for setting in _SETTINGS:
             self._connection.execute(f"SET {setting}")
 
     def evaluate(self, expression: OutcomeExpression, rows: pa.Table) -> Floats:
         """A value for each row, NaN where it is null, not finite, or fails for that row. Raises ConfigurationError where it fails for all:
-        a column that is not there, operands of a wrong type.
+        a column that is not there, operands of a wrong type; OutcomeTooSlow.
         """
         if not rows.num_rows:
             return np.empty(0, dtype=np.float64)
@@ -125,7 +142,10 @@ class OutcomeEvaluator:
         try:
             self._connection.register("joined", table)
             value = f"CAST(({expression.sql}\n) AS DOUBLE)"
-            found = self._connection.execute(f"SELECT __row, TRY({value}) AS v FROM {source} ORDER BY __row").fetchnumpy()
+            found = self._fetch(f"SELECT __row, TRY({value}) AS v FROM {source} ORDER BY __row")
+        except duckdb.InterruptException as error:
+            raise OutcomeTooSlow(f"outcome {expression.name}: {expression.sql!r} took more than {self._time_limit_s:g} s for "
+                                 f"{rows.num_rows:,} rows: it is left out until it is changed or the keeper is started anew") from error
         except duckdb.Error as error:
             raise ConfigurationError(f"outcome {expression.name}: {expression.sql!r}: {str(error).partition(chr(10))[0]}") from error
         finally:
@@ -133,8 +153,20 @@ class OutcomeEvaluator:
         values = np.ma.filled(np.ma.asarray(found["v"], dtype=np.float64), np.nan)
         return np.where(np.isfinite(values), values, np.nan)
 
+    def _fetch(self, sql: str) -> dict[str, Any]:
+        timer = threading.Timer(self._time_limit_s, self._connection.interrupt)
+        timer.daemon = True
+        timer.start()
+        try:
+            return dict(self._connection.execute(sql).fetchnumpy())
+        finally:
+            timer.cancel()
+            timer.join()        # it does not interrupt the next one
+
     def close(self) -> None:
         self._connection.close()
 
 
-__all__ = ["BUILT_IN", "LABEL_COLUMNS", "OutcomeEvaluator", "OutcomeExpression", "needed_columns", "parse_outcomes"]
+__all__ = [
+    "BUILT_IN", "LABEL_COLUMNS", "OutcomeEvaluator", "OutcomeExpression", "OutcomeTooSlow", "needed_columns", "parse_outcomes",
+]

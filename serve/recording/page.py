@@ -13,12 +13,13 @@ between the append and its count, they tell which of the two happened. What is n
 the process; after a power cut the page is as old as its last write-back, and the journals say more.
 """
 
+import errno
 import fcntl
 import mmap
 import os
 import struct
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +37,7 @@ DROPS = ("ring_full", "too_large", "blocked", "memory", "disk_budget")
 _EPOCH, _ASSIGNED, _APPENDED, _DROPPED, _BUDGET, _CLEAN, _JOURNAL, _JOURNAL_BYTES, _APPENDED_AFTER = 2, 3, 4, 5, 9, 10, 11, 12, 13
 _WORDS = 14
 _EPOCH_FILE = "epoch"
+_UNFINISHED = ".page.tmp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +67,8 @@ class RecordPage:
         self.epoch = epoch
         path = home / f"{epoch}.page"
         try:
-            self._fd = fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                # Written, not only made long: a page without a block of its own is SIGBUS when the disk is full.
-                os.write(fd, struct.pack("=3Q", MAGIC, FORMAT, epoch).ljust(PAGE_BYTES, b"\0"))
-                os.fsync(fd)
-                self._map = mmap.mmap(fd, PAGE_BYTES, mmap.MAP_SHARED)
-                sync_folder(home)
-            except OSError:
-                os.close(fd)
-                path.unlink(missing_ok=True)        # else it is read as that of a start of which nothing is known
-                raise
+            with _alone(home):
+                self._fd, self._map = _make(path)
         except OSError as error:
             raise ConfigurationError(f"cannot make {path}: {error.strerror}; give a writable --state-dir with room") from error
         self.buffer = memoryview(self._map)
@@ -118,6 +110,42 @@ class RecordPage:
         os.close(self._fd)
 
 
+def _make(path: Path) -> tuple[int, mmap.mmap]:
+    """A whole page under its name, and locked from when it has one: whoever seals takes a page that nobody locks for that of a dead worker.
+
+    Its caller is alone in the folder. What a killed start left of an unfinished page is written over. Raises OSError.
+    """
+    if path.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    unfinished = path.with_name(_UNFINISHED)
+    fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)      # of the inode, which keeps it under its later name
+        # Written, not only made long: a page without a block of its own is SIGBUS when the disk is full.
+        os.write(fd, struct.pack("=3Q", MAGIC, FORMAT, int(path.stem)).ljust(PAGE_BYTES, b"\0"))
+        os.fsync(fd)
+        mapped = mmap.mmap(fd, PAGE_BYTES, mmap.MAP_SHARED)
+        unfinished.replace(path)
+        sync_folder(path.parent)
+    except OSError:
+        for name in (unfinished, path):     # while it is locked: else it is read as that of a start of which nothing is known
+            name.unlink(missing_ok=True)
+        os.close(fd)
+        raise
+    return fd, mapped
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[int]:
+    """One start at a time numbers itself and makes its page. Yields the folder's descriptor. Raises OSError."""
+    fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def read_page(path: Path) -> PageNumbers:
     """The numbers of a page whose worker has ended, with an append that it did not come to count.
 
@@ -141,14 +169,10 @@ def next_epoch(home: Path, known: int = 0) -> int:
     """
     try:
         (home / JOURNALS).mkdir(parents=True, exist_ok=True)
-        fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+        with _alone(home) as fd:
             epoch = max(known, _kept_epoch(home), _seen_epoch(home)) + 1
             _keep_epoch(home, epoch)
             os.fsync(fd)
-        finally:
-            os.close(fd)
     except OSError as error:
         raise ConfigurationError(f"cannot number this start in {home}: {error.strerror}; give a writable --state-dir with room") from error
     return epoch

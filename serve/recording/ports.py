@@ -13,6 +13,13 @@ class Rows(Protocol):
     @property
     def n_rows(self) -> int: ...
 
+    @property
+    def is_full(self) -> bool:
+        """Whether what comes next waits until these are taken."""
+
+    def trim(self) -> int:
+        """Frees the memory that waits for the next rows. Returns its bytes."""
+
 
 RowsT = TypeVar("RowsT", bound=Rows)
 RowsT_co = TypeVar("RowsT_co", bound=Rows, covariant=True)

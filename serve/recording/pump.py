@@ -15,6 +15,8 @@ from serve.records import RecordedTensor, RecordStreamSpec
 
 BATCH_ROWS = 1024
 BATCH_NS = 100_000_000
+# Between two looks at which streams had no rows.
+TRIM_NS = 5_000_000_000
 # Between two lines in the log about the same kind of trouble.
 LOG_NS = 60_000_000_000
 
@@ -27,20 +29,23 @@ def go_on() -> None:
 
 @dataclass(slots=True)
 class PumpStream:
-    """A stream and where its rows go. since_ns: when its oldest row was first seen in the columns, None: there is none."""
+    """A stream and where its rows go. since_ns: when its oldest row was first seen in the columns, None: there is none. is_idle: no batch
+    was made of it since the last look.
+    """
 
     spec: RecordStreamSpec
     redactor: Redactor
     sink: SinkStream
     since_ns: int | None = None
+    is_idle: bool = False
 
 
 class RecordPump(Generic[RowsT]):
     """One thread. batch_of: takes the rows of columns, which start anew. has_room: whether the disk budget does.
 
-    A batch is made of a stream that has BATCH_ROWS rows, or whose oldest is BATCH_NS old. While the disk budget has no room, rows are
-    dropped, but for promised ones: these stay where they are, so that the rings fill up and what fails closed does. observer_errors:
-    batches, ever.
+    A batch is made of a stream that has BATCH_ROWS rows or takes no more, or whose oldest is BATCH_NS old. While the disk budget has no
+    room, rows are dropped, but for promised ones: these stay where they are, so that the rings fill up and what fails closed does.
+    observer_errors: batches, ever.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class RecordPump(Generic[RowsT]):
         self._has_room = has_room
         self._streams: dict[int, PumpStream] = {}
         self._logged_ns: dict[str, int] = {}
+        self._trimmed_ns = 0
 
     def add(self, stream: int, pumped: PumpStream) -> None:
         """A stream of the source, before its first row."""
@@ -79,12 +85,15 @@ class RecordPump(Generic[RowsT]):
             n_seen += n_rows
             if pumped.since_ns is None:
                 pumped.since_ns = now_ns
-            is_due = force or n_rows >= BATCH_ROWS or now_ns - pumped.since_ns >= BATCH_NS
+            is_due = force or n_rows >= BATCH_ROWS or columns.is_full or now_ns - pumped.since_ns >= BATCH_NS
             is_kept = has_room or (force and pumped.sink.is_promised)
             if is_due and (self._sink.takes(now_ns) if is_kept else not pumped.sink.is_promised):
                 pumped.since_ns = None
                 self._take(pumped, columns, now_ns, is_kept=is_kept, breathe=breathe)
         self._sink.work(now_ns)
+        if now_ns - self._trimmed_ns >= TRIM_NS:
+            self._trimmed_ns = now_ns
+            self._trim()
         return n_seen
 
     def is_drained(self) -> bool:
@@ -98,8 +107,17 @@ class RecordPump(Generic[RowsT]):
             self._tell("no memory for records: they stay in the rings", now_ns)
             return [stream for stream in tuple(self._streams) if self._source.columns(stream).n_rows]
 
+    def _trim(self) -> None:
+        """A stream keeps the memory of its last batch for the next: 1.7 MB and more, that idle ones give back."""
+        for stream, pumped in tuple(self._streams.items()):
+            columns = self._source.columns(stream)
+            if pumped.is_idle and not columns.n_rows:
+                columns.trim()
+            pumped.is_idle = True
+
     def _take(self, pumped: PumpStream, columns: RowsT, now_ns: int, *, is_kept: bool, breathe: Callable[[], object]) -> None:
         n_rows = columns.n_rows
+        pumped.is_idle = False
         try:
             batch = self._batch_of(pumped.spec.tensors, columns)
         except Exception as error:  # noqa: BLE001  recording goes on with the next rows, and these are counted
@@ -138,4 +156,4 @@ class RecordPump(Generic[RowsT]):
             _log.error(event, **values, error=repr(error), exc_info=error)
 
 
-__all__ = ["BATCH_NS", "BATCH_ROWS", "LOG_NS", "PumpStream", "RecordPump", "go_on"]
+__all__ = ["BATCH_NS", "BATCH_ROWS", "LOG_NS", "TRIM_NS", "PumpStream", "RecordPump", "go_on"]

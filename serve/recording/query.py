@@ -26,7 +26,7 @@ from serve.recording.snapshot import OpenJournal, Snapshot
 from serve.recording.statement import names_in
 from serve.recording.store_port import RecordsStore
 from serve.recording.stream_header import TableName
-from serve.recording.views import Source, View, ViewKind, common_sql, labelled_sql, literal, model_sql, quoted, views_of
+from serve.recording.views import Source, View, ViewKind, common_sql, labelled_sql, literal, model_sql, namesakes, quoted, views_of
 
 # What a query may not change afterwards, and the bar that asks for how far it has come.
 _SETTINGS = (
@@ -37,12 +37,15 @@ _SETTINGS = (
 
 
 class Result:
-    """Rows of a query as they are made. schema: Arrow's. Close it; a query that runs ends then.
+    """Rows of a query as they are made. schema: Arrow's. views: that the query reads. Close it; a query that runs ends then.
 
     Raises InvalidArgument for what DuckDB finds wrong with the query, Unavailable for a file that is gone or too little memory.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, sql: str, resources: contextlib.ExitStack) -> None:
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, sql: str, resources: contextlib.ExitStack, views: tuple[View, ...] = (),
+    ) -> None:
+        self.views = views
         self._connection = connection
         self._resources = resources
         with _told():
@@ -118,12 +121,18 @@ class Records:
             names = names_in(connection, sql)
             unknown = sorted(names.read - names.own - self.views.keys())
             if unknown:
-                raise NotFound(f"there is no view {unknown[0]!r}; there are {', '.join(view.name for view in self.views.values())}")
+                there = namesakes(self.views.values(), unknown[0]) or f"there are {', '.join(view.name for view in self.views.values())}"
+                raise NotFound(f"there is no view {unknown[0]!r}; {there}")
+            views = tuple(self.views[name] for name in sorted(names.read & self.views.keys()))
             session = _Session(connection, self._relations, period)
-            for name in sorted(names.read & self.views.keys()):
-                session.define(self.views[name], self.views)
+            for view in views:
+                session.define(view, self.views)
             session.lock()
-            return Result(connection, sql, resources.pop_all())
+            return Result(connection, sql, resources.pop_all(), views)
+
+    def told(self, view: View) -> str:
+        """Whose rows a view has, for people, where others might be meant by its name; else ""."""
+        return namesakes(self.views.values(), view.name)
 
     def slices(self, model: str, n_rows: int, period: Period = ALWAYS) -> list[Period]:
         """The period in pieces of about n_rows rows of a model, each within an hour, in order; none where there are no rows."""
@@ -190,7 +199,7 @@ class _Session:
         if view.kind == "databricks":
             return databricks_sql(below["requests"].name)
         found = self._relations.of_model(view.model, view.version or None, self._period)
-        sources = [Source(self._relation(rows, "records"), rows.columns) for rows in found]
+        sources = [Source(self._relation(rows, "records"), rows.columns, rows.is_batched) for rows in found]
         return requests_sql(sources) if view.kind == "requests" else model_sql(sources, is_raw=view.kind == "raw")
 
     def _later_labels(self) -> str:

@@ -54,14 +54,21 @@ class RecoveryJob:
     def _account(self, epoch: int, now_ns: int) -> list[Message]:
         page = self.home.page(epoch)
         messages: list[Message] = []
-        if (state := self.manifest.state.epoch(epoch)).end is None:
+        if self.manifest.state.epoch(epoch).end is None:
             numbers, messages = _read(page, epoch)
-            line = epoch_line(numbers, state.records, now_ns)
+            line = epoch_line(numbers, self._found(epoch), now_ns)
             self.manifest.append(line)
             messages.append(line)
         page.unlink()
         sync_folder(page.parent)
         return messages
+
+
+    def _found(self, epoch: int) -> RowCounts:
+        """Under whatever name they were sealed."""
+        states = [self.manifest.state, *self.manifest.others(self.home.identity())]
+        found = [state.epochs[epoch].records for state in states if epoch in state.epochs]
+        return RowCounts(sum(one.sealed for one in found), sum(one.torn for one in found), sum(one.bad for one in found))
 
 
 def _read(page: Path, epoch: int) -> tuple[PageNumbers, list[Message]]:

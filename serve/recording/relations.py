@@ -55,11 +55,20 @@ ALWAYS = Period()
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of one schema: paths of sealed files, and journalled rows as tables. columns: those of the tensors."""
+    """Rows of one schema: paths of sealed files, and journalled rows as tables. columns: those of the tensors. is_batched: of the model."""
 
     columns: tuple[Column, ...]
     paths: tuple[str, ...]
     tables: tuple[pa.Table, ...]
+    is_batched: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What tells rows of one schema from others."""
+
+    columns: tuple[Column, ...]
+    is_batched: bool
 
 
 @dataclass(slots=True)
@@ -82,7 +91,7 @@ class Relations:
         self._contents: dict[OpenJournal, JournalContents] = {}
         self._journals = [(journal, header) for journal in snapshot.journals if (header := self._header(journal)) is not None]
         self._tables: dict[OpenJournal, pa.Table] = {}
-        self._columns: dict[tuple[str, ...], tuple[Column, ...]] = {}
+        self._kinds: dict[tuple[str, ...], _Kind] = {}
 
     @cached_property
     def versions(self) -> dict[str, list[str]]:
@@ -107,15 +116,15 @@ class Relations:
         versions = self.versions[model] if version is None else [version]
         parts = [part for part in self.parts if (name := part.name).table == "records" and name.model == model and name.version in versions]
         self._learn_columns(parts)
-        found: dict[tuple[Column, ...], _Found] = {}
+        found: dict[_Kind, _Found] = {}
         for part in parts:
-            rows = found.setdefault(self._columns[_schema(part)], _Found())
+            rows = found.setdefault(self._kinds[_schema(part)], _Found())
             if period.meets(part):
                 rows.paths.append(part.path)
         for journal, header in self._journals:
             if header.table == "records" and header.model == model and header.version in versions:
-                found.setdefault(columns_of(header.tensors), _Found()).tables.append(self._table(journal))
-        return [Rows(columns, tuple(one.paths), tuple(one.tables)) for columns, one in found.items()]
+                found.setdefault(_kind(header), _Found()).tables.append(self._table(journal))
+        return [Rows(kind.columns, tuple(one.paths), tuple(one.tables), kind.is_batched) for kind, one in found.items()]
 
     def newest(self, n_rows: int, model: str) -> int | None:
         """A ts_ns from which on the sealed files of a model ("": of all) have n_rows rows at least, if they have so many; else None."""
@@ -158,11 +167,11 @@ class Relations:
 
     def _learn_columns(self, parts: Iterable[Part]) -> None:
         """Reads the metadata of one file of each schema that is not known yet."""
-        unknown = {key: part for part in parts if (key := _schema(part)) not in self._columns}
+        unknown = {key: part for part in parts if (key := _schema(part)) not in self._kinds}
         with ThreadPoolExecutor(_READERS) as readers:
             headers = readers.map(self._header_of, unknown.values())
             for n_done, (key, header) in enumerate(zip(unknown, headers, strict=True), 1):
-                self._columns[key] = columns_of(header.tensors)
+                self._kinds[key] = _kind(header)
                 self._progress(n_done, len(unknown))
 
     def _header(self, journal: OpenJournal) -> StreamHeader | None:
@@ -188,6 +197,10 @@ def journal_header(file: IO[bytes]) -> StreamHeader | None:
         return None
     head = frames.decode(memoryview(start + file.read(claimed.end - len(start))), 0, 0)
     return None if head is None else StreamHeader.from_json(bytes(head.payload[4:4 + int.from_bytes(head.payload[:4], "little")]))
+
+
+def _kind(header: StreamHeader) -> _Kind:
+    return _Kind(columns_of(header.tensors), header.is_batched)
 
 
 def _schema(part: Part) -> tuple[str, ...]:

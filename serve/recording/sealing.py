@@ -19,8 +19,8 @@ from serve.recording.home import Home
 from serve.recording.jobs import Message
 from serve.recording.journal import JournalContents, read_journal
 from serve.recording.layout import JournalName
-from serve.recording.manifest import Line
-from serve.recording.manifest_file import Manifest
+from serve.recording.manifest import Line, ManifestState
+from serve.recording.manifest_file import Manifest, read_manifest
 from serve.recording.parquet_parts import StagedPart, stage_parts
 from serve.recording.store_port import RecordsStore
 
@@ -58,19 +58,27 @@ class Sealer:
         with self._counted(name, now_ns):
             if name.state == "open":
                 name = self.home.close(name)
-            if self.manifest.state.is_sealed(*name.key):
-                contents = read_journal(self.home.file(name))
-                _check_same(name, contents, self.manifest.state.epochs[name.epoch].sealed_ns)
+            contents = read_journal(self.home.file(name))
+            if (known := self._known(name, contents)) is not None:
+                _check_same(name, contents, known.epochs[name.epoch].sealed_ns)
                 self.home.finish(name, is_bad=contents.bad_frames > 0)
                 return []
-            line = self._put(name, now_ns)
+            line = self._put(name, contents, now_ns)
             self.manifest.append(line)
             self.home.finish(name, is_bad=line["bad_frames"] > 0)
             return [{name: value for name, value in line.items() if name != "retention_days"}]
 
-    def _put(self, name: JournalName, now_ns: int) -> Line:
+    def _known(self, name: JournalName, contents: JournalContents) -> ManifestState | None:
+        """The manifest that calls it sealed: ours, or that of the name which this home had when it was recorded."""
+        if self.manifest.state.is_sealed(*name.key):
+            return self.manifest.state
+        if contents.header is None or contents.header.replica == self.manifest.replica:
+            return None
+        earlier = read_manifest(self.store, contents.header.replica)
+        return earlier if earlier.home_id == self.home.identity() and earlier.is_sealed(*name.key) else None
+
+    def _put(self, name: JournalName, contents: JournalContents, now_ns: int) -> Line:
         """Steps 2 and 3; the line for step 4."""
-        contents = read_journal(self.home.file(name))
         staged: list[StagedPart] = []
         if contents.header is not None:
             staged = stage_parts(contents.batches, contents.header, self.home.staging, self.manifest.replica)
@@ -86,7 +94,7 @@ class Sealer:
     def _counted(self, name: JournalName, now_ns: int) -> Iterator[None]:
         try:
             yield
-        except Exception:
+        except Exception:       # whatever it is, it is counted and goes on
             failures = self._failures.setdefault(name.key, _Failures())
             failures.retry_ns = now_ns + min(_LAST_DELAY_NS, _FIRST_DELAY_NS << min(failures.number, 16))
             failures.number += 1

@@ -11,6 +11,8 @@ from serve.errors import InvalidArgument
 from serve.records import RecordedTensor, RecordStreamSpec
 
 FORMAT = 1
+# What headers without these keys mean: earlier releases did not write them.
+_LATER = {"is_batched": True}
 # Its name in the metadata of a Parquet file.
 METADATA_KEY = b"headrace.stream"
 
@@ -20,8 +22,8 @@ TableName = Literal["records", "labels"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamHeader:
     """journal: its number within (replica, epoch), from 1. digest: sha256:<hex>. sampling: share of the requests, 0 to 1. created_ns: wall
-    clock. retention_days: the model's own, None for the server's. model, version, digest and tensors are empty for `labels`, whose rows
-    name their model.
+    clock. retention_days: the model's own, None for the server's. is_batched: as RecordStreamSpec. model, version, digest and tensors are
+    empty for `labels`, whose rows name their model.
     """
 
     table: TableName
@@ -36,6 +38,7 @@ class StreamHeader:
     provenance: Mapping[str, str] = field(default_factory=dict)
     created_ns: int = 0
     retention_days: int | None = None
+    is_batched: bool = True
 
     @classmethod
     def of_stream(cls, stream: RecordStreamSpec, *, replica: str, epoch: int, journal: int, created_ns: int) -> Self:
@@ -43,7 +46,7 @@ class StreamHeader:
         return cls(
             table="records", replica=replica, epoch=epoch, journal=journal, model=stream.model, version=stream.version,
             digest=stream.digest, sampling=stream.spec.sampling, tensors=stream.tensors, provenance=dict(stream.provenance),
-            created_ns=created_ns, retention_days=stream.spec.retention_days,
+            created_ns=created_ns, retention_days=stream.spec.retention_days, is_batched=stream.is_batched,
         )
 
     def to_json(self) -> str:
@@ -57,6 +60,7 @@ class StreamHeader:
             document = json.loads(text)
             if (number := document["format"]) != FORMAT:
                 raise InvalidArgument(f"a stream header of format {number}: this release reads {FORMAT}; use the release that wrote it")
+            document = {**_LATER, **document}
             known = {one.name: document[one.name] for one in fields(cls)}
             known["tensors"] = tuple(_tensor(one) for one in known["tensors"])
             return cls(**known)

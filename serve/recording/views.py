@@ -16,8 +16,8 @@ Every one of the rows' views has `ts`, the TIMESTAMP (UTC) of ts_ns, behind it.
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -42,12 +42,19 @@ _SQL_OF = {np.dtype(kind): name for name, kind in _NUMPY.items()}
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """model, version: "" where the view has none."""
+    """model, version: "" where the view has none. shared: the name that other views would have as well, "" where none would."""
 
     name: str
     kind: ViewKind
     model: str = ""
     version: str = ""
+    shared: str = ""
+
+    @property
+    def whose(self) -> str:
+        """Whose rows it has, for people."""
+        what = {"model": "", "version": f"version {self.version!r} of "}.get(self.kind, f"{self.kind} of ")
+        return f"{what}model {self.model!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +110,11 @@ def columns_of(tensors: Iterable[RecordedTensor]) -> tuple[Column, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A relation with the common columns and these, all of one schema."""
+    """A relation with the common columns and these, all of one schema. is_batched: as RecordStreamSpec."""
 
     relation: str
     columns: tuple[Column, ...]
+    is_batched: bool = True
 
 
 def united(forms: Iterable[Form]) -> Form | None:
@@ -151,12 +159,19 @@ def views_of(versions: Mapping[str, Iterable[str]]) -> dict[str, View]:
     wanted: dict[str, list[View]] = defaultdict(list)
     for view in _candidates(versions):
         wanted[view.name.lower()].append(view)
-    found: list[View] = []
-    for many in wanted.values():
+    found: dict[str, View] = {}
+    for name, many in wanted.items():
         owners = [view for view in many if len(many) == 1 or (view.kind == "model" and view.name == f"records_{view.model}")]
         owner = owners[0] if len(owners) == 1 else None
-        found += [view if view is owner else _distinct(view) for view in many]
-    return {view.name.lower(): view for view in sorted(found, key=lambda view: view.name)}
+        for view in many:
+            own = view.name if view is owner else _distinct(view, {*wanted, *found})
+            found[own.lower()] = replace(view, name=own, shared=name if len(many) > 1 else "")
+    return dict(sorted(found.items(), key=lambda item: item[1].name))
+
+
+def namesakes(views: Iterable[View], name: str) -> str:
+    """Which view is whose, for people, of those that would all be called `name`; "" where that is no more than one."""
+    return "; ".join(f"{view.name} is {view.whose}" for view in views if view.shared and view.shared == name.lower())
 
 
 def _candidates(versions: Mapping[str, Iterable[str]]) -> Iterable[View]:
@@ -173,9 +188,10 @@ def _candidates(versions: Mapping[str, Iterable[str]]) -> Iterable[View]:
             yield View(f"records_{name}_v{sql_name(version)}", "version", model, version)
 
 
-def _distinct(view: View) -> View:
-    digits = hashlib.sha256(f"{view.kind}/{view.model}/{view.version}".encode()).hexdigest()[:6]
-    return View(f"{view.name}_{digits}", view.kind, view.model, view.version)
+def _distinct(view: View, taken: Collection[str]) -> str:
+    """Six digits, or more where another model is called as these would have it. taken: names in lower case."""
+    digits = hashlib.sha256(f"{view.kind}/{view.model}/{view.version}".encode()).hexdigest()
+    return next(name for n in range(6, len(digits)) if (name := f"{view.name}_{digits[:n]}").lower() not in taken)
 
 
 def quoted(name: str) -> str:

@@ -78,7 +78,8 @@ async def check_gate(store: ConfigStore, digests: Digests, state: RolloutState, 
     if report["verdict"] != PASS:
         said = f"{report['verdict']}: {_why(report)}"
         raise Conflict(f"the plan has require_gate, and the gate of version {version} of '{model}' says {said}")
-    age_s = wall_ns / 1e9 - datetime.fromisoformat(report["finished"]).timestamp()
+    # A clock that is ahead, of whoever made the report, does not keep it young.
+    age_s = wall_ns / 1e9 - min(datetime.fromisoformat(text).timestamp() for text in (report["finished"], document.content["received"]))
     if plan.gate_max_age_seconds is not None and age_s > plan.gate_max_age_seconds:
         raise Conflict(f"the gate report of version {version} of '{model}' is {age_s:,.0f} s old; the plan takes at most "
                        f"{plan.gate_max_age_seconds:,.0f} s: {ask}")

@@ -54,7 +54,7 @@ def _sum(a: StreamReading, b: StreamReading) -> StreamReading:
     dropped = {reason: a.dropped.get(reason, 0) + b.dropped.get(reason, 0) for reason in {**a.dropped, **b.dropped}}
     return StreamReading(
         a.model, a.version, a.sampled + b.sampled, a.written + b.written, a.appended + b.appended, dropped, a.refused + b.refused,
-        a.left_out + b.left_out)
+        a.left_out + b.left_out, a.malformed + b.malformed)
 
 
 __all__ = ["RecordingFacts", "by_version"]

@@ -1,8 +1,10 @@
 """Calls that Python answers: what reaches it, what comes back, and what becomes of calls that nobody answers."""
 
 import gc
+import gzip
 import select
 import sys
+import threading
 
 import pytest
 
@@ -128,6 +130,104 @@ def test_a_message_in_pieces_arrives_whole() -> None:
         loop.control.release(exchange)
 
 
+class Reader(Events):
+    """Says of each message that it is taken, while it `reads`."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__()
+        self.exchange = exchange
+        self.reads = True
+
+    def __call__(self, kind: str, data: bytes) -> None:
+        super().__call__(kind, data)
+        if kind == "message" and self.reads:
+            self.exchange.taken(len(data))
+
+
+@pytest.mark.parametrize("size", [40, 8_000, 900_000])
+def test_a_call_may_be_long_where_python_takes_what_it_brings(size: int) -> None:
+    """16 MB, 4 windows; small messages by the thousand in a queue of 256."""
+    messages = [i.to_bytes(4, "big") * (size // 4) for i in range(max(16_000_000 // size, 4) if size > 40 else 50_000)]
+    with Loopback(control_limit=256) as loop:
+        client = loop.h2()
+        stream = client.open_grpc("/some.Service/Method")
+        client.flush()
+        (exchange,) = taken(loop)
+        exchange.events = events = Reader(exchange)
+        done = threading.Event()
+
+        def read() -> None:
+            while not done.is_set():
+                loop.control.take()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            client.data(stream, b"".join(frame(message) for message in messages))
+            wait_until(lambda: bool(events) and events[-1][0] == "half_close", "the end")
+        finally:
+            done.set()
+            reader.join()
+        assert events == [*(("message", message) for message in messages), ("half_close", b"")]
+        assert loop.total("held_bytes") == 0
+        exchange.finish()
+        assert client.read(stream).fields["grpc-status"] == "0"
+        loop.control.release(exchange)
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_what_python_does_not_take_waits_with_the_client(size: int) -> None:
+    """Little is held, another call of the connection goes on, and everything arrives once Python takes it."""
+    n = 9_000_000 // size
+    with Loopback() as loop:
+        client = loop.h2()
+        stream = client.open_grpc("/some.Service/Method")
+        client.flush()
+        (exchange,) = taken(loop)
+        exchange.events = events = Reader(exchange)
+        events.reads = False
+        rest = b"".join(frame(b"m" * size) for _ in range(n))
+        while window := min(len(rest), client.h2.local_flow_control_window(stream), client.h2.max_outbound_frame_size):
+            client.h2.send_data(stream, rest[:window])
+            rest = rest[window:]
+            client.flush()
+            if not client.h2.local_flow_control_window(stream):
+                other = client.grpc(frame(b""), UNARY)          # answered behind whatever window the stream was given
+                wait_until(lambda: loop.answer_slow_path() == 1, "the other call")
+                assert client.read(other).fields["grpc-status"] == "12"
+        assert len(rest) > 2_000_000
+        assert 4_000_000 < loop.total("held_bytes") < 6_500_000
+        assert len(events) == min(64, (1 << 20) // size + 1)
+        events.reads = True
+        for _ in range(len(events)):
+            exchange.taken(size)
+        sender = threading.Thread(target=client.data, args=(stream, rest))
+        sender.start()
+        wait_until(lambda: loop.control.take() == [] and len(events) == n + 1, "all of it")
+        sender.join()
+        assert {kind for kind, _ in events[:-1]} == {"message"}
+        assert events[-1] == ("half_close", b"")
+        assert loop.total("held_bytes") == 0
+        exchange.finish()
+        exchange.taken(1)                                       # too late, and harmless
+        assert client.read(stream).fields["grpc-status"] == "0"
+        loop.control.release(exchange)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_message_over_1_mib_is_refused(packed: bool) -> None:
+    """Whole or not; behind others, too."""
+    with Loopback() as loop:
+        client = loop.h2()
+        stream = client.open_grpc("/some.Service/Method", *([("grpc-encoding", "gzip")] if packed else []))
+        large = b"m" * ((1 << 20) + 1)
+        client.data(stream, frame(b"small") + (b"\1" + frame(gzip.compress(large))[1:] if packed else frame(large)[:100]), end=packed)
+        answer = client.read(stream)
+        assert (answer.fields["grpc-status"], "1048576 bytes" in answer.fields["grpc-message"]) == ("8", True)
+        for exchange in taken(loop):
+            loop.control.release(exchange)
+
+
 def test_python_learns_that_the_client_went_away() -> None:
     with Loopback() as loop:
         http, client = loop.http(), loop.h2()
@@ -225,6 +325,18 @@ def test_calls_may_outlive_the_server() -> None:
     exchange.respond(200, b"for nobody", [])
     del exchange
     gc.collect()
+
+
+def test_a_call_whose_handler_holds_it_may_outlive_the_server() -> None:
+    """The two are a cycle, whose parts the collector clears in any order: it is freed before what it needs for that."""
+    with Loopback() as loop:
+        client = loop.http()
+        client.send(http_request("/one"))
+        (exchange,) = taken(loop)
+        exchange.events = Reader(exchange)
+    del loop, client, exchange
+    gc.collect()
+    assert not any(isinstance(one, Exchange) for one in gc.get_objects())
 
 
 def test_a_queue_without_a_server_is_empty() -> None:

@@ -347,6 +347,44 @@ def test_refused_record_is_counted_once() -> None:
     assert columns.n_malformed == 1
 
 
+def test_columns_are_full_when_a_record_did_not_fit() -> None:
+    """By rows, or by bytes: of 40 records of 1 MiB, 31 fit into 32 MiB."""
+    columns = RecordColumns((VECTOR,), 2)
+    added = [(add_for_test(columns, vector_record().pack())[0], columns.is_full) for _ in range(3)]
+    assert added == [(1, False), (1, False), (0, True)]
+    columns.take()
+    assert not columns.is_full
+    large = tensor("UINT8", (-1,))
+    columns, record = RecordColumns((large,)), Record(parts=[Part(bytes(1 << 20), (1 << 20,))]).pack()
+    assert [add_for_test(columns, record)[0] for _ in range(40)] == [1] * 31 + [0] * 9
+    assert columns.is_full
+    columns.take()
+    assert (add_for_test(columns, record)[0], columns.is_full) == (1, False)
+
+
+def test_trimmed_columns_hold_no_memory_for_the_next_rows() -> None:
+    tensors, record = mixed()
+    columns = RecordColumns(tensors)
+    assert columns.trim() == 0
+    for _ in range(300):
+        add_for_test(columns, record.pack())
+    batch = batch_of(tensors, columns)
+    assert columns.trim() == 0, "the batch has it"
+    rows = batch.to_pylist()
+    del batch
+    gc.collect()
+    held = columns.trim()
+    assert held > 300 * len(record.pack())
+    assert columns.trim() == 0
+    add_for_test(columns, record.pack())
+    batch = batch_of(tensors, columns)
+    check_layout(batch)
+    assert batch.to_pylist() == record.expected(tensors) == rows[:3]
+    del batch
+    gc.collect()
+    assert 0 < columns.trim() < held // 10, "what comes after a long pause begins small"
+
+
 @pytest.mark.parametrize(("tensors", "max_rows", "says"), [
     ((tensor("FP32", (-1,)),), 0, "batches of 0 rows"),
     ((tensor("STRING", ()),), 10, "'STRING' is no datatype"),

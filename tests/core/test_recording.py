@@ -12,10 +12,10 @@ import pytest
 import xxhash
 
 from serve._core.recorder import NativeRecorder
-from serve.records import RecordingSpec
+from serve.records import RecordedTensor, RecordingSpec, RecordStreamSpec
 from serve.traffic import Shadow, Source
 from tests.core import onnx_models
-from tests.core.loopback import scaled, wait_until
+from tests.core.loopback import scaled, version, wait_until
 from tests.core.plain_clients import GRPC_STREAM, HttpClient, grpc_infer, http_infer, http_request, http_tensor, unframe
 from tests.core.plans import looks_up, spec_of
 from tests.core.recorded import ASSIGNED, DROPPED, Array, Recorded
@@ -83,6 +83,20 @@ def test_grpc_and_streams_carry_their_own_ids(loop: Recorded) -> None:
     made = [rows[1]["request_id"], rows[3]["request_id"], rows[4]["request_id"]]
     assert len(set(made)) == 3
     assert all(len(text) == 36 and text[14] == "7" for text in made)
+
+
+def test_what_is_not_as_its_stream_says_is_counted(loop: Recorded) -> None:
+    """Tensors whose rows have another size than the stream was opened with: the rows are there, with nulls."""
+    native = loop.versions["1"] = version(scaled(loop.folder, 2.0), loop.pool, warm={"x": (4,)})
+    tensors = (RecordedTensor("in", "x", "FP32", (99,), 0), RecordedTensor("out", "y", "FP32", (4,), 0))
+    stream = loop.recorder.open_stream(RecordStreamSpec("m", "1", "sha256:other", tensors, RecordingSpec()))
+    native.record(loop.recorder, stream)
+    loop.publish()
+    assert loop.http().ask(http_infer(ONE)).status == 200
+    assert loop.reading(stream).malformed == 0
+    (row,) = loop.rows(stream)
+    assert (row["row"], row["in_x"], row["out_y"]) == (0, None, [2, 2, 2, 2])
+    assert loop.reading(stream).malformed == 1
 
 
 def test_an_id_that_is_made_is_the_one_that_the_client_is_told(loop: Recorded) -> None:

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import yaml
 from onnx import helper, numpy_helper
 
+from serve.protocol.messages import FeedbackItem, FeedbackRequest, FeedbackResponse
 from tests.core import onnx_models
 from tests.integration.http1_wire import Http1Connection
 from tests.integration.running_server import ROOT, RunningServer, running_server
@@ -34,6 +36,11 @@ def repository(tmp_path: Path) -> Path:
     (folder / "model.yaml").write_text(yaml.safe_dump({
         "recording": {"tags": {"tenant": {"header": "x-tenant"}}}, "monitoring": {"task": "classification", "scores": "y"},
         "provenance": {"git_revision": "abc123"}}))
+    whole = folder.parent / "whole" / "1"       # fixed first dimensions: no batches
+    whole.mkdir(parents=True)
+    onnx_models.save(whole / "model.onnx", [helper.make_node("Neg", ["x"], ["y"])],
+                     [onnx_models.info("x", "FP32", [2, 3])], [onnx_models.info("y", "FP32", [2, 3])])
+    (whole.parent / "model.yaml").write_text("recording: {}\n")
     return folder.parent
 
 
@@ -70,10 +77,10 @@ def until(condition: Any, what: str) -> Any:
     return found
 
 
-def infer(connection: Http1Connection, request_id: str, rows: list[list[float]], **headers: str) -> int:
+def infer(connection: Http1Connection, request_id: str, rows: list[list[float]], model: str = "m", **headers: str) -> int:
     body = json.dumps({"id": request_id, "inputs": [{"name": "x", "datatype": "FP32", "shape": [len(rows), len(rows[0])],
                                                     "data": np.ravel(rows).tolist()}]}).encode()
-    return connection.request("POST", "/v2/models/m/infer", body, {"Content-Type": "application/json", **headers}).status
+    return connection.request("POST", f"/v2/models/{model}/infer", body, {"Content-Type": "application/json", **headers}).status
 
 
 def test_answers_are_found_where_an_operator_looks_for_them(server: RunningServer, tmp_path: Path) -> None:
@@ -99,6 +106,18 @@ def test_answers_are_found_where_an_operator_looks_for_them(server: RunningServe
     until(lambda: kept().get('headrace_records_kept{what="parts"}', 0) >= 1, "the keeper to have said what it keeps")
     assert kept()["headrace_records_keeper_running"] == 1
     assert verified(tmp_path)["is_intact"]
+
+
+def test_an_export_has_the_shapes_that_were_sent(server: RunningServer, tmp_path: Path) -> None:
+    with Http1Connection(server.http) as connection:
+        for model in ("m", "whole"):
+            assert infer(connection, f"to-{model}", [[0, 1, 2], [3, 4, 5]], model) == 200
+    until(lambda: query(tmp_path, "SELECT count(*) AS n FROM records")[0]["n"] == 3, "all rows to be visible")
+    for model in ("m", "whole"):
+        (line,) = records(tmp_path, "export", model, "--as", "sagemaker", "--to", "-").splitlines()
+        sent, answered = (json.loads(json.loads(line)["captureData"][end]["data"]) for end in ("endpointInput", "endpointOutput"))
+        assert (sent["inputs"][0]["shape"], answered["outputs"][0]["shape"]) == ([2, 3], [2, 3])
+    assert [row["in_x"] for row in query(tmp_path, "SELECT in_x FROM records_whole")] == [[0, 1, 2, 3, 4, 5]]
 
 
 def test_nothing_appended_is_lost_by_a_kill(server: RunningServer, tmp_path: Path) -> None:
@@ -145,6 +164,17 @@ def test_labels_find_their_predictions(server: RunningServer, tmp_path: Path) ->
     until(lambda: counted().get("joined") == 2, "the labels to be joined")
     assert (counted()["duplicate"], counted()["appended"]) == (1, 3)
     assert [row["value"] for row in query(tmp_path, "SELECT value FROM labels ORDER BY seq")] == [1.0, 2.0, 1.0]
+
+
+def test_a_stream_of_labels_may_be_long(server: RunningServer) -> None:
+    """4 MB in 40 requests, sent as fast as they are taken; each is acknowledged."""
+    host, port = server.grpc
+    items = [FeedbackItem(request_id=f"{i:080d}", number=i) for i in range(1000)]
+    with grpc.insecure_channel(f"{host}:{port}") as channel:
+        submit = channel.stream_stream("/headrace.v1.Feedback/SubmitStream", request_serializer=FeedbackRequest.SerializeToString,
+                                       response_deserializer=FeedbackResponse.FromString)
+        answers = list(submit((FeedbackRequest(model="m", feedback=items) for _ in range(40)), timeout=60))
+    assert [(answer.accepted, answer.error_message) for answer in answers] == [(1000, "")] * 40
 
 
 def test_a_server_that_cannot_record_does_not_start(repository: Path, tmp_path: Path) -> None:

@@ -86,9 +86,22 @@ def test_faults_of_a_query(recorder: Recorder) -> None:
 
 def test_schema(recorder: Recorder) -> None:
     rows = parsed(run("schema", "--format", "json").stdout)
-    assert {"view": "records_digits_v2", "column": "out_label", "type": "INTEGER"} in rows
+    assert {"view": "records_digits_v2", "column": "out_label", "type": "INTEGER", "model": "digits", "version": "2"} in rows
     assert len({row["view"] for row in rows}) == 15
     assert [line.split()[1] for line in run("schema", "labels").stdout.splitlines()[1:4]] == ["ts_ns", "ts", "seq"]
+
+
+def test_it_is_said_which_of_two_models_a_view_is(recorder: Recorder) -> None:
+    for number, model in enumerate(("a.b", "a_b")):
+        recorder.journal(model, "1", DIGITS_1, [{"in_x": image(0), "out_label": number}])
+    views = {row["view"]: row["model"] for row in parsed(run("schema", "--format", "json").stdout) if row["view"].startswith("records_a_b")}
+    (other,) = (view for view, model in views.items() if model == "a.b" and not any(part in view for part in ("_v1", "_raw", "_labelled")))
+    assert views["records_a_b"] == "a_b"
+    asked = run("query", "SELECT out_label FROM records_a_b", "--format", "json")
+    assert parsed(asked.stdout) == [{"out_label": 1}]
+    assert asked.stderr == f"headrace: records_a_b is model 'a_b'; {other} is model 'a.b'\n"
+    asked = run("query", f"SELECT out_label FROM {other}", "--format", "json")
+    assert (parsed(asked.stdout), asked.stderr) == ([{"out_label": 0}], "")
 
 
 # tail

@@ -184,23 +184,19 @@ cdef struct ControlCall:
     Call* call                      # NULL once the call is gone. Only the I/O thread touches it
     Mailbox* mailbox
     bint answered                   # Python's last word has arrived: it need not be told that the call is gone
-
-cdef enum FrameKind:
-    FRAME_OPEN = 0                  # down: method, path, query, fields; HTTP: with the whole body
-    FRAME_MESSAGE = 1               # both ways: one gRPC message
-    FRAME_HALF_CLOSE = 2            # down
-    FRAME_CANCEL = 3                # down: the client went away
-    FRAME_RESPONSE = 4              # up: HTTP status, fields, body
-    FRAME_END = 5                   # up: gRPC status and text
-    FRAME_RELEASE = 6               # up: Python is done with it
+    # Messages that Python has and has not begun with. Only the I/O thread touches these.
+    int n_untaken
+    size_t untaken_bytes
+    bint is_behind                  # whole messages wait in the call's body for Python to take some; the client gets no more window
 
 cdef struct Frame:
     # Owned by whoever holds it; its bytes are its own.
     Frame* next
     ControlCall* control
-    int kind
+    int kind                        # control_frame.FrameKind
     bint is_grpc
     int status
+    size_t taken
     uint64_t deadline_ns
     Buffer head                     # down: "METHOD\0path\0query\0name\0value\0..."; up: "name\0value\0...", or the gRPC text
     Buffer body
@@ -287,6 +283,7 @@ cdef void call_free(Call* call) noexcept nogil                                  
 cdef int call_append(Call* call, const uint8_t* data, size_t length, size_t expected) noexcept nogil
 cdef int call_grown(Call* call, size_t length) noexcept nogil                       # the same, for bytes that were read into the body
 cdef void call_release_held(Call* call, size_t length) noexcept nogil               # so many bytes of the body have gone elsewhere
+cdef void call_hold(Call* call, size_t length) noexcept nogil                       # so many bytes are held elsewhere on its behalf
 cdef void call_hold_out(Call* call) noexcept nogil                                  # the length of out has changed
 cdef int call_add_field(Call* call, Slice name, Slice value) noexcept nogil         # copies and interprets; -1: refuse (431 or memory)
 cdef void call_refuse(Call* call, int kind, const char* text) noexcept nogil        # prepares an error answer of its protocol

@@ -195,6 +195,11 @@ cdef int call_grown(Call* call, size_t length) noexcept nogil:
     return OK
 
 
+cdef void call_hold(Call* call, size_t length) noexcept nogil:
+    call.held_bytes += length
+    counter_add(call.connection.hooks.held_bytes, length)
+
+
 cdef void call_release_held(Call* call, size_t length) noexcept nogil:
     cdef uint64_t* held = call.connection.hooks.held_bytes
     length = min(length, call.held_bytes)

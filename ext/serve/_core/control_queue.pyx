@@ -1,8 +1,10 @@
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport calloc, free
 
-from serve._core.call cimport (FRAME_CANCEL, FRAME_END, FRAME_HALF_CLOSE, FRAME_MESSAGE, FRAME_OPEN, FRAME_RELEASE, FRAME_RESPONSE)
+from serve._core.control_frame cimport (
+    FRAME_CANCEL, FRAME_END, FRAME_HALF_CLOSE, FRAME_MESSAGE, FRAME_OPEN, FRAME_RELEASE, FRAME_RESPONSE, FRAME_TAKEN)
 from serve._core.mailbox cimport frame_free, frame_new, mailbox_post_frame
 from serve._core.memory cimport Buffer, buffer_append
 from serve._core.posix cimport EFD_CLOEXEC, EFD_NONBLOCK, close, drain, eventfd, mutex_destroy, mutex_init, mutex_lock, mutex_unlock, wake
@@ -32,10 +34,12 @@ cdef int fill(Buffer* buffer, bytes data) except -1:
     return 0
 
 
+@cython.no_gc_clear                                     # its owner is needed to release it, in whatever cycle it ends
 cdef class Exchange:
     """One call in Python's hands: read its fields, answer it once. Dropped unanswered, it ends as an internal error.
 
-    protocol: "http" or "grpc". HTTP: `respond` once. gRPC: `send` any number of messages, then `finish` once.
+    protocol: "http" or "grpc". HTTP: `respond` once. gRPC: `send` any number of messages, then `finish` once; tell of each message that
+    is `taken`, or no more come when there are 64, or 1 MiB of them.
     """
     cdef ControlCall* control
     cdef object owner                       # keeps the mailbox alive
@@ -79,6 +83,15 @@ cdef class Exchange:
         """One gRPC message."""
         cdef Frame* frame = self.frame(FRAME_MESSAGE)
         fill(&frame.body, message)
+        self.post(frame)
+
+    def taken(self, size_t n_bytes):
+        """A message of so many bytes that `events` was told of is worked on: another may come."""
+        cdef Frame* frame
+        if self.is_finished:
+            return
+        frame = self.frame(FRAME_TAKEN)
+        frame.taken = n_bytes
         self.post(frame)
 
     def finish(self, int code=0, str text=""):

@@ -11,7 +11,7 @@ from serve._core.ids cimport uuid7_text
 from serve._core.inference cimport end_stream_if_done, has_room, inferences_gone, start_grpc, start_http, stream_message
 from serve._core.io_thread cimport IoThread
 from serve._core.memory cimport Buffer, arena_alloc, buffer_append, buffer_empty, buffer_free, slice_is, slice_make
-from serve._core.slow_call cimport control_gone, control_message, open_control, send_down
+from serve._core.slow_call cimport control_data, control_end, control_gone, open_control
 from serve._core.timeouts cimport sweep_in_time
 
 
@@ -61,21 +61,20 @@ cdef void on_headers(void* owner, Call* call) noexcept nogil:
 
 
 cdef void on_data(void* owner, Call* call) noexcept nogil:
-    """Messages of a gRPC stream, as they become whole."""
+    """Messages of a gRPC call that is no single inference, as they become whole."""
     cdef IoThread* io = <IoThread*>owner
     cdef size_t length = 0
     cdef bint packed = False
     cdef const uint8_t* data
-    if not call.is_grpc or (call.kind != CALL_INFER_STREAM and call.control == NULL):
+    if call.control != NULL and call.is_grpc:
+        control_data(io, call)
+    if not call.is_grpc or call.kind != CALL_INFER_STREAM:
         return
     while not call.ended and next_message(call, &length, &packed):
         data = call.body.data + call.body_used + GRPC_PREFIX
         call.body_used += GRPC_PREFIX + length
-        if call.kind == CALL_INFER_STREAM:
-            call.t_received = io.hooks.now
-            stream_message(io, call, data, length, packed)
-        else:
-            control_message(io, call, data, length, packed)     # stays in the in-flight budget: Python holds it
+        call.t_received = io.hooks.now
+        stream_message(io, call, data, length, packed)
     compact(call)
 
 
@@ -106,8 +105,7 @@ cdef void on_end(void* owner, Call* call) noexcept nogil:
     elif call.kind == CALL_INFER_STREAM:
         end_stream_if_done(io, call)
     elif call.kind == CALL_CONTROL and call.is_grpc:
-        if call.control != NULL:
-            send_down(io, call, FRAME_HALF_CLOSE, NULL, 0)
+        control_end(io, call)
     elif call.kind == CALL_CONTROL:
         if call.content_encoding != IDENTITY:
             plain = buffer_empty()

@@ -11,6 +11,8 @@ cdef int http2_receive(Connection* connection, const uint8_t* data, size_t lengt
 cdef void http2_end(Connection* connection) noexcept nogil                  # the peer has shut its side
 cdef int http2_fill(Connection* connection, size_t limit) noexcept nogil    # frames into connection.out, up to about limit; -1: broken
 cdef void http2_answer(Call* call) noexcept nogil                           # call.out, ended or the status have changed
+# What the client may go on to send. Closed: what its window still has, and no more; the connection's other calls do not notice.
+cdef void http2_set_window(Call* call, bint is_open) noexcept nogil
 cdef void http2_abandon(Call* call) noexcept nogil                          # reset the stream, whatever was said on it
 cdef void http2_announce_shutdown(Connection* connection) noexcept nogil    # first GOAWAY: no new streams, please
 cdef void http2_ask_shutdown(Connection* connection) noexcept nogil         # once the first is sent; the second follows when it was seen

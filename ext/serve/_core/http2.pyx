@@ -90,7 +90,10 @@ cdef size_t announced_size(const Call* call) noexcept nogil:
 
 cdef bint is_too_large(const Call* call) noexcept nogil:
     cdef size_t limit = call.connection.hooks.limits.max_body + (5 if call.is_grpc else 0)
-    return call.body.length - call.body_used > limit or announced_size(call) > limit
+    if announced_size(call) > limit:
+        return True
+    # Messages for Python may wait in the body; the window bounds them.
+    return call.body.length - call.body_used > limit and not (call.is_grpc and call.kind == CALL_CONTROL)
 
 
 cdef int on_data_chunk(nghttp2_session* session, uint8_t flags, int32_t stream_id, const uint8_t* data, size_t length,
@@ -285,6 +288,11 @@ cdef void answer_http(Call* call) noexcept nogil:
     if no_body or call.out.length == 0:
         body = NULL
     nghttp2_submit_response(call.connection.session, call.stream_id, headers.fields, headers.n, body)
+
+
+cdef void http2_set_window(Call* call, bint is_open) noexcept nogil:
+    # A window that is made smaller takes nothing back: nghttp2 withholds as many bytes of updates, and gives them when it is made larger.
+    nghttp2_session_set_local_window_size(call.connection.session, NGHTTP2_FLAG_NONE, call.stream_id, STREAM_WINDOW if is_open else 0)
 
 
 cdef void http2_abandon(Call* call) noexcept nogil:

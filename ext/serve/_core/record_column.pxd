@@ -16,6 +16,8 @@ cdef enum:
     WIDENED                             # BF16
     FRAMED                              # BYTES
 
+ctypedef size_t (*GrowingAction)(Growing* growing) noexcept nogil      # growing_trim, growing_free
+
 cdef struct Nulls:
     # Bits are written up to run_start; from there to the last row all are null, or none is.
     int64_t count
@@ -97,19 +99,13 @@ cdef inline int reserve_tensor(TensorColumn* tensor, int64_t n, int64_t rows) no
     return 0
 
 
-cdef inline void free_text(TextColumn* column) noexcept nogil:
-    growing_free(&column.nulls.bits)
-    growing_free(&column.offsets)
-    growing_free(&column.data)
+cdef inline size_t each_of_text(TextColumn* column, GrowingAction action) noexcept nogil:
+    return action(&column.nulls.bits) + action(&column.offsets) + action(&column.data)
 
 
-cdef inline void free_tensor(TensorColumn* tensor) noexcept nogil:
-    growing_free(&tensor.nulls.bits)
-    growing_free(&tensor.values)
-    growing_free(&tensor.offsets)
-    growing_free(&tensor.lists)
-    growing_free(&tensor.ranks)
-    growing_free(&tensor.sizes)
+cdef inline size_t each_of_tensor(TensorColumn* tensor, GrowingAction action) noexcept nogil:
+    return (action(&tensor.nulls.bits) + action(&tensor.values) + action(&tensor.offsets) + action(&tensor.lists) + action(&tensor.ranks)
+            + action(&tensor.sizes))
 
 
 # --- a record, looked at ------------------------------------------------------------------------------------------------

@@ -1,9 +1,8 @@
 """Records of one stream, taken apart into Arrow buffers: one growing buffer a column. One thread at a time, the recorder's."""
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from serve._core.record cimport RecordHeader
-
-cdef struct ColumnBuffers               # private to record_columns.pyx
+from serve._core.record_buffers cimport ColumnBuffers
 
 cdef class RecordColumns:
     cdef ColumnBuffers* buffers         # lives as long as the object; take() empties it
@@ -12,3 +11,4 @@ cdef class RecordColumns:
 # A record always fits into empty columns.
 cdef int64_t columns_add(ColumnBuffers* columns, const RecordHeader* record) noexcept nogil
 cdef int64_t columns_rows(const ColumnBuffers* columns) noexcept nogil
+cdef uint64_t columns_malformed(const ColumnBuffers* columns) noexcept nogil    # as RecordColumns.n_malformed; any thread

@@ -11,10 +11,12 @@ from libc.string cimport memcpy
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 
+from serve._core.counters cimport counter_add, counter_read
 from serve._core.failure cimport INTERNAL, OK
 from serve._core.memory cimport slice_make
 from serve._core.posix cimport now_ns
 from serve._core.record cimport RECORD_HAS_UNIT, RecordedPart, RecordHeader, padded
+from serve._core.record_buffers cimport *
 from serve._core.record_column cimport *
 from serve._core.record_values cimport *
 from serve._core.tensors cimport (
@@ -28,73 +30,9 @@ cdef enum:
     MAX_RECORD_ROWS = 1 << 20           # what no request has; bounds the room that a claim can take
     MAX_BATCH_BYTES = 32 << 20          # of records, and of their texts in each row; also keeps every offset below 2^31
     MAX_ROW_BYTES = 1 << 30             # of a fixed shape
-    LEAST_ROWS = 64
-
-cdef enum:
-    TS_NS, SEQ, BATCH_ID, ROW, PROTOCOL, STATUS, ERROR, GENERATION, UNIT, QUEUE_US, COMPUTE_US, TOTAL_US
-    N_SCALARS
-
-cdef enum:
-    REQUEST_ID, VARIANT, TRACE_ID, TAGS
-    N_TEXTS
 
 cdef int[N_SCALARS] SCALAR_BYTES
 SCALAR_BYTES[:] = [8, 8, 8, 4, 1, 2, 1, 8, 8, 4, 4, 4]
-
-cdef struct ColumnBuffers:
-    int64_t n_rows
-    int64_t max_rows
-    int64_t row_capacity
-    int64_t hint_rows
-    int64_t n_bytes                     # as MAX_BATCH_BYTES counts
-    int64_t row_bytes                   # that a row takes whatever is in it
-    uint64_t n_malformed
-    Growing[N_SCALARS] scalars
-    Nulls units
-    TextColumn[N_TEXTS] texts
-    int n_tensors
-    TensorColumn* tensors
-    int n_row_buffers
-    RowBuffer* row_buffers
-
-
-# --- room ---------------------------------------------------------------------------------------------------------------
-
-cdef int grow_rows(ColumnBuffers* buffers, int64_t needed) noexcept nogil:
-    cdef int64_t capacity = max(2 * buffers.row_capacity, max(buffers.hint_rows, <int64_t>LEAST_ROWS))
-    cdef RowBuffer* buffer
-    cdef int i
-    capacity = max(needed, min(capacity, buffers.max_rows))
-    for i in range(buffers.n_row_buffers):
-        buffer = &buffers.row_buffers[i]
-        if growing_move(buffer.growing, row_bytes(buffer, buffers.n_rows), row_bytes(buffer, capacity)):
-            return -1
-        if buffer.extra and buffers.n_rows == 0:
-            (<int32_t*>buffer.growing.data)[0] = 0
-    buffers.row_capacity = capacity
-    return 0
-
-
-cdef int reserve_room(ColumnBuffers* buffers, bint has_unit, int64_t rows) noexcept nogil:
-    cdef int64_t n = buffers.n_rows
-    cdef TextColumn* column
-    cdef TensorColumn* tensor
-    cdef int i
-    if n + rows > buffers.row_capacity and grow_rows(buffers, n + rows):
-        return -1
-    if reserve_bits(&buffers.units, not has_unit, n, rows):
-        return -1
-    for i in range(N_TEXTS):
-        column = &buffers.texts[i]
-        if growing_reserve(&column.data, column.end, column.end + rows * column.length):
-            return -1
-        if column.is_nullable and reserve_bits(&column.nulls, column.length == 0, n, rows):
-            return -1
-    for i in range(buffers.n_tensors):
-        tensor = &buffers.tensors[i]
-        if (tensor.form != PLAIN or tensor.stored == FRAMED or tensor.is_null or tensor.nulls.count) and reserve_tensor(tensor, n, rows):
-            return -1
-    return 0
 
 
 # --- a record, looked at ------------------------------------------------------------------------------------------------
@@ -120,7 +58,7 @@ cdef bint read_tensors(ColumnBuffers* buffers, const uint8_t* at, const uint8_t*
         tensor.data, tensor.nbytes = at, part.nbytes
         at += padded(part.nbytes)
         tensor.is_null = part.is_left_out != 0 or not tensor_fits(tensor, part.n_dims, rows)
-        buffers.n_malformed += tensor.is_null and part.is_left_out == 0
+        buffers.malformed += tensor.is_null and part.is_left_out == 0
     return True
 
 
@@ -171,32 +109,33 @@ cdef int64_t columns_add(ColumnBuffers* buffers, const RecordHeader* record) noe
     cdef bint failed = record.rows == 0
     cdef int64_t rows = 1 if failed else record.rows
     cdef int error = record.error
-    cdef uint64_t n_malformed = buffers.n_malformed
     cdef int64_t n = buffers.n_rows
     cdef int64_t n_bytes
     cdef size_t at
     cdef int i
+    buffers.malformed = 0
     # More than 2^32 bytes are in no record, whose length is a uint32_t.
     if not 0 < rows <= MAX_RECORD_ROWS or rows * buffers.row_bytes > <int64_t>1 << 32 or not read_texts(buffers, record, rows):
         rows, failed = 1, True
-        buffers.n_malformed += 1
+        buffers.malformed += 1
         read_texts(buffers, record, rows)
         error = INTERNAL if error == OK else error
     at = sizeof(RecordHeader) + padded(texts_length(buffers))
     if not failed and not read_tensors(buffers, <const uint8_t*>record + at, <const uint8_t*>record + record.length, rows):
         rows, failed = 1, True
-        buffers.n_malformed += 1
+        buffers.malformed += 1
         error = INTERNAL if error == OK else error
     n_bytes = record.length + rows * texts_length(buffers)
     if n > 0 and (n + rows > buffers.max_rows or buffers.n_bytes + n_bytes > MAX_BATCH_BYTES):
-        buffers.n_malformed = n_malformed               # it comes again
+        buffers.is_full = True
         return 0
     if failed:
         for i in range(buffers.n_tensors):
             buffers.tensors[i].is_null = True
     if reserve_room(buffers, record.flags & RECORD_HAS_UNIT, rows):
-        buffers.n_malformed = n_malformed
         return -1
+    if buffers.malformed:
+        counter_add(&buffers.n_malformed, buffers.malformed)
     add_scalars(buffers, record, failed, error, rows)
     for i in range(N_TEXTS):
         add_text(&buffers.texts[i], n, rows)
@@ -209,6 +148,10 @@ cdef int64_t columns_add(ColumnBuffers* buffers, const RecordHeader* record) noe
 
 cdef int64_t columns_rows(const ColumnBuffers* buffers) noexcept nogil:
     return buffers.n_rows
+
+
+cdef uint64_t columns_malformed(const ColumnBuffers* buffers) noexcept nogil:
+    return counter_read(&buffers.n_malformed)
 
 
 # --- Python -------------------------------------------------------------------------------------------------------------
@@ -268,14 +211,7 @@ cdef void open_columns(ColumnBuffers* buffers) noexcept nogil:
 
 
 cdef void free_columns(ColumnBuffers* buffers) noexcept nogil:
-    cdef int i
-    for i in range(N_SCALARS):
-        growing_free(&buffers.scalars[i])
-    growing_free(&buffers.units.bits)
-    for i in range(N_TEXTS):
-        free_text(&buffers.texts[i])
-    for i in range(buffers.n_tensors):
-        free_tensor(&buffers.tensors[i])
+    each_growing(buffers, growing_free)
     free(buffers.tensors)
     free(buffers.row_buffers)
     free(buffers)
@@ -332,6 +268,7 @@ cdef void start_anew(ColumnBuffers* buffers) noexcept nogil:
     cdef int i
     buffers.hint_rows = max(buffers.n_rows, buffers.hint_rows - buffers.hint_rows // 4)
     buffers.n_rows = buffers.row_capacity = buffers.n_bytes = 0
+    buffers.is_full = False
     forget_nulls(&buffers.units)
     for i in range(N_TEXTS):
         buffers.texts[i].end, buffers.texts[i].filled = 0, 0
@@ -413,8 +350,16 @@ cdef class RecordColumns:
         return self.buffers.n_rows
 
     @property
+    def is_full(self):
+        return self.buffers.is_full
+
+    @property
     def n_malformed(self):
-        return self.buffers.n_malformed
+        return columns_malformed(self.buffers)
+
+    def trim(self):
+        self.buffers.hint_rows = 0
+        return each_growing(self.buffers, growing_trim)
 
     def take(self):
         """[(nulls, (bitmap or None, buffer, ...)), ...] for the columns of the journal schema; they start anew. Raises MemoryError."""

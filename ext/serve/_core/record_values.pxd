@@ -21,12 +21,20 @@ cdef struct Growing:
     void* spare                     # a block that Python gave back, for the next data; any thread, atomic
 
 
-cdef inline void growing_free(Growing* growing) noexcept nogil:
+cdef inline size_t growing_trim(Growing* growing) noexcept nogil:
+    """Frees the spare, and forgets how large it came to. Returns the bytes that were spare."""
+    cdef void* block = swap_pointer(&growing.spare, NULL)
+    cdef size_t capacity = (<size_t*>block)[0] if block != NULL else 0
+    free(block)
+    growing.hint = 0
+    return capacity
+
+
+cdef inline size_t growing_free(Growing* growing) noexcept nogil:
     if growing.data != NULL:
         free(growing.data - BLOCK_HEADER)
-    free(growing.spare)
     growing.data = NULL
-    growing.spare = NULL
+    return growing_trim(growing)
 
 
 cdef inline uint8_t* growing_give(Growing* growing, size_t used) noexcept nogil:

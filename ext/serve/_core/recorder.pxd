@@ -3,7 +3,7 @@ from libc.stdint cimport uint64_t
 
 from serve._core.memory cimport Slice
 from serve._core.record cimport MAX_RECORD_STREAMS, RecordStream
-from serve._core.record_columns cimport ColumnBuffers
+from serve._core.record_buffers cimport ColumnBuffers
 from serve._core.record_ring cimport RecordRing
 from serve._core.version cimport MAX_IO_THREADS
 

@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 from serve._core.counters cimport counter_read
 from serve._core.memory cimport Slice, slice_make
 from serve._core.record cimport *
-from serve._core.record_columns cimport RecordColumns, columns_add, columns_rows
+from serve._core.record_columns cimport RecordColumns, columns_add, columns_malformed, columns_rows
 from serve._core.record_ring cimport ring_free, ring_new, ring_oldest, ring_release, ring_used
 
 from serve.records import StreamReading
@@ -130,7 +130,7 @@ cdef class NativeRecorder:
                 dropped[name] += counter_read(&stream.stats[i].dropped[reason])
         spec = self.specs[number]
         return StreamReading(spec.model, spec.version, sampled=sampled, written=written, dropped=dropped, refused=refused,
-                             left_out=left_out)
+                             left_out=left_out, malformed=columns_malformed(self.buffers[number]))
 
     def pending_bytes(self):
         """Bytes in the rings that were not drained yet."""

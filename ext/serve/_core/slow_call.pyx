@@ -2,18 +2,22 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport strlen
 
-from serve._core.answering cimport answer, refuse
+from serve._core.answering cimport answer, mark_dirty, refuse
 from serve._core.call cimport *
 from serve._core.compression cimport IDENTITY, inflate_all
+from serve._core.control_frame cimport *
 from serve._core.control_queue cimport control_submit
 from serve._core.counters cimport counter_add
 from serve._core.failure cimport INTERNAL, TOO_LARGE, UNAVAILABLE, Failure
-from serve._core.grpc_frame cimport put_message
+from serve._core.grpc_frame cimport GRPC_PREFIX, compact, next_message, put_message
+from serve._core.http2 cimport http2_set_window
 from serve._core.mailbox cimport frame_free, frame_new
 from serve._core.memory cimport Buffer, Slice, arena_alloc, arena_copy, buffer_append, buffer_empty, buffer_free, slice_make
 
 cdef enum:
-    CALL_BYTES = 1 << 20            # of messages that one gRPC call may send to Python: questions are small
+    MESSAGE_BYTES = 1 << 20         # of a message to Python, unpacked: questions are small
+    CALL_BYTES = 1 << 20            # of one call's messages that Python has not begun with, and their number: no call fills the queue
+    CALL_MESSAGES = 64
     UNREAD_BYTES = 4 << 20          # of answers that a client may leave unread
 
 
@@ -74,23 +78,76 @@ cdef void send_down(IoThread* io, Call* call, int kind, const uint8_t* data, siz
     refuse(io, call, UNAVAILABLE, b"the control plane is busy; try again")
 
 
+cdef void send_message(IoThread* io, Call* call, const uint8_t* data, size_t length) noexcept nogil:
+    """It stays in the in-flight budget until Python says that it begins with it."""
+    call_hold(call, length)
+    call.control.n_untaken += 1
+    call.control.untaken_bytes += length
+    send_down(io, call, FRAME_MESSAGE, data, length)
+
+
 cdef void control_message(IoThread* io, Call* call, const uint8_t* data, size_t length, bint packed) noexcept nogil:
+    cdef size_t limit = min(call.connection.hooks.limits.max_body, <size_t>MESSAGE_BYTES)
     cdef Buffer plain
     cdef Failure failure
-    if call.held_bytes > CALL_BYTES:
-        refuse(io, call, TOO_LARGE, b"more than 1048576 bytes of messages in a call of this kind")
-        return
     if not packed:
-        send_down(io, call, FRAME_MESSAGE, data, length)
+        send_message(io, call, data, length)
         return
     plain = buffer_empty()
     if call.content_encoding == IDENTITY:
         refuse(io, call, INTERNAL, b"a compressed message without grpc-encoding")
-    elif inflate_all(call.content_encoding, data, length, call.connection.hooks.limits.max_body, 0, &plain, &failure):
+    elif inflate_all(call.content_encoding, data, length, limit, 0, &plain, &failure):
         refuse(io, call, failure.kind, failure.text)
     else:
-        send_down(io, call, FRAME_MESSAGE, plain.data, plain.length)
+        send_message(io, call, plain.data, plain.length)
     buffer_free(&plain)
+
+
+cdef bint hand_down(IoThread* io, Call* call) noexcept nogil:
+    """Whole messages, as far as Python keeps up. Whether others wait in the body."""
+    cdef size_t length
+    cdef bint packed = False
+    cdef bint is_whole
+    while not call.ended:
+        length = 0
+        is_whole = next_message(call, &length, &packed)
+        if length > MESSAGE_BYTES:
+            refuse(io, call, TOO_LARGE, b"a message of more than 1048576 bytes in a call of this kind")
+        elif not is_whole:
+            return False
+        elif call.control.n_untaken >= CALL_MESSAGES or call.control.untaken_bytes >= CALL_BYTES:
+            return True
+        else:
+            call.body_used += GRPC_PREFIX + length
+            call_release_held(call, GRPC_PREFIX + length)
+            control_message(io, call, call.body.data + call.body_used - length, length, packed)
+    return False
+
+
+cdef void control_data(IoThread* io, Call* call) noexcept nogil:
+    cdef bint was_behind = call.control.is_behind
+    call.control.is_behind = hand_down(io, call)
+    if 2 * call.body_used >= call.body.length:          # not after each message: much may wait behind it
+        compact(call)
+    if (was_behind or call.control.is_behind) and not call.half_closed and not call.ended:
+        http2_set_window(call, not call.control.is_behind)
+        mark_dirty(io, call.connection)
+
+
+cdef void control_end(IoThread* io, Call* call) noexcept nogil:
+    if call.control != NULL and not call.control.is_behind:             # else behind the messages that wait
+        send_down(io, call, FRAME_HALF_CLOSE, NULL, 0)
+
+
+cdef void control_taken(IoThread* io, Call* call, size_t length) noexcept nogil:
+    call.control.n_untaken -= 1
+    call.control.untaken_bytes -= length
+    call_release_held(call, length)
+    if not call.control.is_behind:
+        return
+    control_data(io, call)
+    if call.half_closed and not call.ended:
+        control_end(io, call)
 
 
 cdef void take_response(Call* call, Frame* frame) noexcept nogil:
@@ -121,6 +178,9 @@ cdef void dispatch_frame(IoThread* io, Frame* frame) noexcept nogil:
         if call != NULL:
             call.control = NULL
         free(control)
+    elif frame.kind == FRAME_TAKEN:
+        if call != NULL and not call.ended:
+            control_taken(io, call, frame.taken)
     elif call != NULL and not call.ended:
         control.answered = frame.kind != FRAME_MESSAGE
         if frame.kind == FRAME_RESPONSE:

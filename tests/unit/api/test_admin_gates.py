@@ -42,6 +42,10 @@ async def test_a_report_is_kept_and_shown(admin: httpx.AsyncClient) -> None:
     ("2", {"candidate": {"version": "2", "digest": "md5:1"}}, "candidate.digest: String should match pattern"),
     ("2", {"format": 2}, "format: Input should be 1"),
     ("2", {"more": 1}, "more: unknown field"),
+    ("2", {"finished": "yesterday"}, "finished: Invalid isoformat string: 'yesterday'"),
+    ("2", {"finished": "2026-01-31T12:00:09"}, "finished: want RFC 3339 with its zone"),
+    ("2", {"checks": [{"name": "failed", "status": "fail", "text": "7 of 9 rows fail"}]}, "the verdict is pass, and the checks say fail"),
+    ("2", {"checks": []}, "the verdict is pass, and the checks say not_enough_data"),
 ])
 async def test_what_is_no_report_of_the_version_is_refused(
     admin: httpx.AsyncClient, path: str, changed: dict[str, Any], text: str

@@ -77,13 +77,13 @@ def test_times(text: str, expected: int) -> None:
     assert time_ns(text) == expected
 
 
-@pytest.mark.parametrize("text", ["yesterday", "2026-01-31T12:00:00", "nan", "inf"])
+@pytest.mark.parametrize("text", ["yesterday", "2026-01-31T12:00:00", "nan", "inf", "1769860800000", "-1e300", "9999-01-01T00:00:00Z"])
 def test_times_that_are_none(text: str) -> None:
     with pytest.raises(InvalidArgument, match="since"):
         time_ns(text)
 
 
-@pytest.mark.parametrize(("query", "status"), [("since=yesterday", 400), ("limit=0", 422), ("limit=x", 422)])
+@pytest.mark.parametrize(("query", "status"), [("since=yesterday", 400), ("since=1769860800000", 400), ("limit=0", 422), ("limit=x", 422)])
 async def test_what_cannot_be_asked(admin: httpx.AsyncClient, query: str, status: int) -> None:
     response = await admin.get(f"{PATH}?{query}")
     assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
@@ -142,3 +142,10 @@ def test_the_openapi_document_has_them_as_it_has_the_others(
                     assert response["content"] == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     names = {parameter["name"] for parameter in ours[f"{base}/baseline"]["put"]["parameters"]}
     assert {"x-headrace-actor", "x-headrace-reason", "version", "model"} <= names
+
+
+async def test_categories_of_bytes_that_are_no_text(admin: httpx.AsyncClient) -> None:
+    content = b'{"format":1,"values":["Z\\udcfcrich"]}'
+    put = await admin.put(f"{PATH}/baseline?version=1", content=content)
+    assert (put.status_code, put.content) == (200, content)
+    assert put.json()["values"] == ["Z\udcfcrich"]

@@ -31,6 +31,7 @@ class FakeExchange:
     early: tuple[tuple[str, bytes], ...] = ()
     sink: EventSink | None = None
     answers: list[object] = dataclasses.field(default_factory=list)
+    n_taken: int = 0
 
     @property
     def events(self) -> EventSink | None:
@@ -51,6 +52,9 @@ class FakeExchange:
 
     def send(self, message: bytes) -> None:
         self.answers.append(message)
+
+    def taken(self, n_bytes: int) -> None:
+        self.n_taken += n_bytes
 
     def finish(self, code: int = 0, text: str = "") -> None:
         self.answers.append((code, text))
@@ -125,6 +129,20 @@ async def test_call_that_is_cancelled_while_it_waits_is_released(
     assert exchange.sink is not None
     exchange.sink("cancel", b"")
     await _until(lambda: queue.released == [exchange])
+
+
+async def test_a_client_may_send_more_once_a_message_is_taken(
+    serve: Callable[[FakeExchange], FakeExchange], queue: FakeQueue
+) -> None:
+    """Watch takes one message and no other; a field that nobody knows makes them two bytes long."""
+    exchange = serve(FakeExchange("grpc", WATCH, early=(("message", b"\x78\x01"),) * 3))
+    assert exchange.n_taken == 0
+    await _until(lambda: len(exchange.answers) == 1)
+    assert exchange.n_taken == 2
+    assert exchange.sink is not None
+    exchange.sink("cancel", b"")
+    await _until(lambda: queue.released == [exchange])
+    assert exchange.n_taken == 2
 
 
 async def test_deadline(serve: Callable[[FakeExchange], FakeExchange], queue: FakeQueue) -> None:

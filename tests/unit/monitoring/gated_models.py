@@ -58,6 +58,22 @@ def write_repository(root: Path) -> Path:
     return root
 
 
+def failing_over(path: Path, most: int) -> Path:
+    """As `classifier`, but a batch of more than `most` rows fails."""
+    one_row = helper.make_node("Gather", ["row", "index"], ["nothing"], axis=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["raw"]), helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "zero"], ["n"]), helper.make_node("Greater", ["n", "most"], ["is_over"]),
+        helper.make_node("Cast", ["is_over"], ["index"], to=7), one_row, helper.make_node("Add", ["raw", "nothing"], ["scores"]),
+        helper.make_node("ArgMax", ["scores"], ["label"], axis=1, keepdims=0),
+    ]
+    return onnx_models.save(
+        path, nodes, [info("x", "FP32", ["n", WIDTH])], [info("label", "INT64", ["n"]), info("scores", "FP32", ["n", CLASSES])],
+        [numpy_helper.from_array(WEIGHTS, "w"), numpy_helper.from_array(np.array(0, np.int64), "zero"),
+         numpy_helper.from_array(np.array(most, np.int64), "most"), numpy_helper.from_array(np.zeros((1, CLASSES), np.float32), "row")])
+
+
 def _failing(path: Path) -> None:
     """Fails where the first element of a row is over 2: it becomes an index that there is not."""
     path.parent.mkdir(parents=True)

@@ -124,3 +124,21 @@ def test_alerts_of_a_subject_are_ordered_by_age() -> None:
         return Watch((), Alert(id_, S, 0, raised_ns, (0, 1), {}))
 
     assert [alert.id for alert in standing([made("b", 2), made("a", 2), made("c", 1)])] == ["c", "a", "b"]
+
+
+def test_windows_of_a_clock_that_was_ahead_neither_hold_an_alert_nor_keep_others_from_counting() -> None:
+    ahead, now = 1_000_000, 10 * MINUTE
+    watch = Watch()
+    for index in range(ahead, ahead + 3):
+        watch, _ = advance(watch, S, verdict(index, True), 2, 3, (index + 1) * MINUTE, "a0")
+    assert watch.alert is not None
+    for index in range(7, 10):
+        watch, changed = advance(watch, S, verdict(index, False), 2, 3, now, "a1")
+    assert changed is not None
+    assert (watch.alert, changed.cleared_ns) == (None, now)
+
+
+def test_an_alert_of_a_clock_that_was_days_ahead_is_forgotten() -> None:
+    watch, _ = run("bb")
+    assert forgotten(watch, 2 * MINUTE) is None
+    assert forgotten(replace(watch, recent=(verdict(9000, True),)), 2 * MINUTE) is not None

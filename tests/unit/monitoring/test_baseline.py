@@ -258,3 +258,25 @@ def test_one_error_in_a_window_is_no_alert_where_the_baseline_had_none() -> None
     assert perfect.band(500) == (1 - 3 / 500, 1.0)
     unbounded = replace(perfect, lowest=0.0, highest=None)
     assert unbounded.band(500) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(("part", "change", "said"), [
+    ("numeric", {"counts": [1, 2]}, "edges"), ("numeric", {"means": [0.5]}, "means"), ("numeric", {"index": 5}, "elements"),
+    ("numeric", {"scale": 0.0}, "scale"), ("categories", {"counts": [1]}, "values"), ("embeddings", {"mean": []}, "random features"),
+    ("answers", {"counts": [1]}, "counts"), ("answers", {"confusion": [[1]]}, "confusion"), ("answers", {"positive": "x"}, "positive")])
+def test_parts_that_do_not_fit_each_other(part: str, change: dict[str, object], said: str) -> None:
+    document = MADE.as_document()
+    del document["sha256"]
+    old = document[part]
+    document[part] = {**old, **change} if isinstance(old, dict) else [{**old[0], **change}, *old[1:]]
+    with pytest.raises(InvalidArgument, match=said):
+        baseline_of(document)
+
+
+def test_labels_of_a_regression_that_are_no_numbers_are_unknown() -> None:
+    tensors = [scalar("out", "y", "FP32")]
+    table = pa.table({"out_y": pa.array(np.arange(100, dtype=np.float32))})
+    labels: list[object] = [float(i) + 1 for i in range(100)]
+    labels[3], labels[4] = "n/a", True
+    made = built(table, tensors, MonitoringSpec(task="regression"), labels)
+    assert made.performance["mae"].value == pytest.approx((98 + 3) / 99)

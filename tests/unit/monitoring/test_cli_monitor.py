@@ -21,6 +21,7 @@ from serve.api.admin import admin_app
 from serve.api.ports import ApiSettings
 from serve.api.readiness import Readiness
 from serve.api.routing_ports import Actor
+from serve.commands.common import show
 from serve.commands.monitor_view import baseline_picture, spark, status_picture
 from serve.errors import ConfigurationError, InvalidArgument, NotFound
 from serve.models.offline import OfflineModel
@@ -298,3 +299,8 @@ def test_bfloat16_is_widened() -> None:
     bits = (np.array([1.5, -2.0], "<f4").view("<u4") >> 16).astype("<u2")
     assert arrow_of([bits], [0], RecordedTensor("in", "x", "BF16", (2,), 0)).to_pylist() == [[1.5, -2.0]]
     assert arrow_of([np.array(["é"], object)], [0], RecordedTensor("in", "x", "BYTES", (1,), 0)).to_pylist() == ["é".encode()]
+
+
+def test_a_category_that_is_no_text_is_printed_as_json_has_it(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    show({"values": ["Z\udcfcrich", "Zürich"]}, True, "")
+    assert capsysbinary.readouterr().out == '{"values": ["Z\\udcfcrich", "Zürich"]}\n'.encode()

@@ -76,3 +76,13 @@ def test_memory_grows_with_the_logarithm_of_the_window() -> None:
         adwin.update(value)
     assert adwin.n > 10_000
     assert sum(map(len, adwin.rows)) < 80
+
+
+def test_errors_that_are_all_alike_for_long() -> None:
+    for seed in range(60):
+        stream = np.random.default_rng(seed)
+        ours = Adwin()
+        fired = [ours.update(value) for value, n in zip(stream.random(5) * 10, stream.integers(20, 300, 5), strict=True)
+                 for _ in range(int(n))]
+        assert any(fired)
+        assert ours.n <= len(fired)

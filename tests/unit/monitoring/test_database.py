@@ -160,3 +160,31 @@ def test_what_nothing_is_heard_of_is_cleared(tmp_path: Path) -> None:
     book.forget(now + 25 * 3600 * 10**9)
     assert (book.standing()["digits", "drift"], [one.is_raised for one in book.of_model("digits")]) == (0, [False])
     database.close()
+
+
+def test_an_alert_that_stands_is_never_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = MonitoringDatabase(tmp_path)
+    book = AlertBook(database)
+    conclude(book, "bb")
+    for index in range(5):
+        database.put_alert(f"later{index}", "digits", (100 + index) * MINUTE, {})
+    database.flush()
+    assert [one["id"] for one in database.alerts(limit=2) if one] == ["digits-a1"]
+    assert len(database.alerts(limit=2)) == 3
+    database.close()
+
+
+def test_a_file_that_is_damaged_within_is_set_aside(tmp_path: Path) -> None:
+    database = MonitoringDatabase(tmp_path)
+    for start in range(300):
+        database.put_window(Row(ONE, start, {"text": "x" * 500}))
+    database.flush()
+    database.close()
+    content = bytearray((tmp_path / FILE).read_bytes())
+    for page in range(3 * 4096, len(content) - 4096, 4096):
+        content[page:page + 64] = b"damaged " * 8
+    (tmp_path / FILE).write_bytes(content)
+    again = MonitoringDatabase(tmp_path)
+    assert again.windows("digits") == []
+    assert len(list(tmp_path.glob("monitoring.damaged-*"))) == 1
+    again.close()

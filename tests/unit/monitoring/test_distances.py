@@ -86,6 +86,7 @@ def test_nothing_to_compare() -> None:
     assert d.chi_squared(none, some) == d.ChiSquared(0.0, 2, 1.0)
     assert d.kolmogorov_smirnov(none, some) == d.wasserstein(none, some, np.arange(3.0)) == 0
     assert d.psi_critical(0, 10, 10, 0.01) == math.inf
+    assert d.psi_critical(10, 10, 1, 0.01) == 0, "of a single bin PSI is always 0"
     assert d.ks_p_value(0.5, 0, 10) == 1
 
 

@@ -172,3 +172,29 @@ def test_shapes_of_many_categories_are_folded() -> None:
     assert sum(made["baseline"]) == pytest.approx(1)
     assert found.violations["word"]["unseen_category"] == 10
     assert shape_of(baseline, "nothing") is None
+
+
+def finite(document: object) -> bool:
+    canonical(document)     # raises for what JSON cannot say
+    return True
+
+
+def test_categories_of_which_each_is_rare_say_nothing_and_break_nothing() -> None:
+    names = tuple(f"id-{i}".encode() for i in range(5000))
+    baseline = built(pa.Table.from_batches([rows(1000, 0, seed=99, colours=names)]))
+    found = judged(counted(rows(1000, 0, seed=1, colours=names), baseline), baseline)
+    colour = found.document["features"]["colour"]
+    assert (colour["psi"], colour["critical"], colour["drifted"]) == (0, 0, False)
+    assert colour["new_share"] > 0.5
+    assert finite(found.document)
+
+
+def test_numbers_near_the_end_of_doubles() -> None:
+    tensors = (RecordedTensor("in", "x", "FP64", (1,), 0),)
+    draw = np.random.default_rng(0).normal(size=500)
+    baseline = built(pa.table({"in_x": pa.array(draw)}), tensors)
+    with np.errstate(over="ignore"):
+        found = judged(counted(pa.table({"in_x": pa.array(np.where(draw > 0, 1.7e308, draw))}), baseline), baseline)
+    assert found.document["features"]["x"]["drifted"]
+    assert finite(found.document)
+    assert all(finite(dict(one.evidence)) for one in found.judged.values())

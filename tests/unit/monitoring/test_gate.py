@@ -174,6 +174,13 @@ def test_without_answers_to_compare_with_a_relative_limit_is_no_success(stable: 
     assert statuses(evidence, metrics={"accuracy": {"min": 0.9}})["accuracy"] is PASS
 
 
+def test_agreement_that_was_asked_for_and_cannot_be_had_is_no_success() -> None:
+    evidence = replace(GOOD, agreement=None)
+    assert statuses(evidence, agreement={"min": 0.99})["agreement"] is TOO_LITTLE
+    assert "agreement" not in statuses(evidence)
+    assert "agreement" not in statuses(replace(evidence, stable=""), agreement={"min": 0.99})
+
+
 # --- time ---------------------------------------------------------------------------------------------------------------
 
 def timed(ratio: float, n: int = 500, stable_ms: float = 10.0, spread: float = 0.05) -> Evidence:
@@ -203,6 +210,13 @@ def test_absolute_limits_and_quantiles_that_few_runs_cannot_bound() -> None:
     assert statuses(timed(1.0, n=100))["latency_p99_8"] is TOLD
 
 
+def test_a_batch_that_cannot_be_timed_fails() -> None:
+    evidence = replace(GOOD, latency=(LatencySample(512, np.zeros(0), None, "out of memory"),))
+    assert verdict(evidence, settings())[0] is Verdict.FAIL
+    found = checks(evidence)["batch_512"]
+    assert (found.status, found.text) == (FAIL, "a batch of 512 rows fails, and smaller ones with those rows do not: out of memory")
+
+
 def test_time_may_be_left_out() -> None:
     assert not any(name.startswith("latency") for name in statuses(timed(9.0), latency=None))
 
@@ -216,6 +230,8 @@ def test_time_may_be_left_out() -> None:
     ({"confidence": 1.0}, "confidence: Input should be less than 1"),
     ({"min_row": 1}, "min_row: unknown field"),
     ({"agreement": {"min": 2}}, "agreement.min: Input should be less than or equal to 1"),
+    ({"metrics": {"accuracy": {"min": float("nan")}}}, "metrics.accuracy.min: Input should be a finite number"),
+    ({"metrics": {"mae": {"max_rise": float("inf")}}}, "metrics.mae.max_rise: Input should be a finite number"),
 ])
 def test_settings_are_checked(given: dict[str, Any], text: str) -> None:
     with pytest.raises(Unprocessable) as raised:

@@ -126,6 +126,45 @@ def test_redacted_inputs_cannot_be_replayed(repository: Path, tmp_path: Path) ->
     assert "input 'x' of 'classes' is redacted before it is recorded" in str(result.exception)
 
 
+def test_rows_of_a_state_directory_that_was_moved_are_seen(repository: Path, tmp_path: Path) -> None:
+    x, truth = rows(300)
+    write_predictions(tmp_path, f"sha256:{1:064x}", x, truth, truth)
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "home").rename(tmp_path / "moved" / "records")
+    arguments = ("classes", "2", "--no-latency", "--json")
+    seen = gate(repository, *arguments, records=tmp_path / "records", state_dir=tmp_path / "moved")
+    assert json.loads(seen.stdout)["data"]["rows"] == 300
+    assert isinstance(gate(repository, *arguments, records=tmp_path / "records", state_dir=tmp_path).exception, HeadraceError)
+
+
+def test_redacted_outputs_are_not_held_against_the_replay(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes").mkdir()
+    for version in ("1", "2"):
+        (tmp_path / "classes" / version).symlink_to(repository / "classes" / version)
+    (tmp_path / "classes" / "model.yaml").write_text("recording: {redact: {out_label: {bucket: [1]}}}")
+    x, truth = rows(300)
+    digest = OfflineModel(tmp_path, "classes").load("1", "cpu").digest
+    write_predictions(tmp_path, digest, x, np.full(300, 9), truth)
+    result = gate(tmp_path, "classes", "2", "--no-latency", "--json", stable="1", records=tmp_path / "records")
+    assert "recorded" not in {check["name"] for check in json.loads(result.stdout)["checks"]}
+
+
+def test_labels_that_are_asked_for_and_not_there_are_told(repository: Path, tmp_path: Path) -> None:
+    x, truth = rows(300)
+    np.savez(tmp_path / "rows.npz", x=x, y=np.full(300, np.nan))
+    result = gate(repository, "classes", "2", data=tmp_path / "rows.npz", label="y")
+    assert f"--label y: none of 300 rows of {tmp_path / 'rows.npz'} has one" in str(result.exception)
+    write_predictions(tmp_path, f"sha256:{1:064x}", x, truth, truth)
+    result = gate(repository, "classes", "2", records=tmp_path / "records", label="labl")
+    assert "--label labl: none of 300 rows of" in str(result.exception)
+
+
+@pytest.mark.parametrize("hours", ["0", "-1", "nan", "inf"])
+def test_hours_are_above_zero(repository: Path, tmp_path: Path, hours: str) -> None:
+    result = gate(repository, "classes", "2", records=tmp_path, hours=hours)
+    assert "want a number above 0" in str(result.exception)
+
+
 @pytest.mark.parametrize(("candidate", "code"), [("2", 0), ("3", 10)])
 def test_recorded_predictions_are_replayed_with_their_labels(repository: Path, tmp_path: Path, candidate: str, code: int) -> None:
     x, truth = rows(1000)

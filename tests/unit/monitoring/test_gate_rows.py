@@ -147,6 +147,14 @@ def test_npz(tmp_path: Path) -> None:
     assert list(labelled(tmp_path / "rows.npz", label="", x="images").labels) == []
 
 
+def test_labels_of_an_npz_may_be_a_column(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", x=np.ones((2, 3)), y=np.array([[3], [4]]))
+    assert list(labelled(tmp_path / "rows.npz").labels) == [3, 4]
+    np.savez(tmp_path / "rows.npz", x=np.ones((2, 3)), y=np.eye(2))
+    with pytest.raises(ConfigurationError, match=r"'y' has shape \[2, 2\]; want one label a row"):
+        labelled(tmp_path / "rows.npz")
+
+
 def test_the_same_rows_are_drawn_each_time(tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", x=np.arange(300.0).reshape(100, 3), y=np.arange(100))
     found = labelled(tmp_path / "rows.npz", n_rows=10)

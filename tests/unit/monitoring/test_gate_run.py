@@ -15,7 +15,7 @@ from serve.monitoring.gate_run import Clock, load_versions, run_gate
 from serve.monitoring.gate_settings import GateSettings
 from serve.monitoring.replay_rows import ReplayRows
 from serve.routing.documents import validated
-from tests.unit.monitoring.gated_models import WEIGHTS, regressor, rows, write_repository
+from tests.unit.monitoring.gated_models import WEIGHTS, classifier, failing_over, regressor, rows, write_repository
 
 CLOCK = Clock(clock.monotonic_ns, clock.wall_ns)
 
@@ -117,6 +117,56 @@ def test_answers_that_were_recorded_are_repeated(repository: Path) -> None:
     assert failures(gated(repository, "classes", "2", wrong)) == ["recorded"]
     others = ReplayRows(300, {"x": x}, recorded=recorded, digests=["sha256:another"] * 300)
     assert "recorded" not in {check.name for check in gated(repository, "classes", "2", others).checks}
+
+
+def test_a_row_none_of_whose_outputs_was_recorded_repeats_nothing(repository: Path) -> None:
+    x, _ = rows(300)
+    digest = OfflineModel(repository, "classes").load("1", "cpu").digest
+    label: list[Any] = [None] * 299 + [np.array(9)]
+    replayed = ReplayRows(300, {"x": x}, recorded={"label": label}, digests=[digest] * 300)
+    found = {check.name: check for check in gated(repository, "classes", "2", replayed).checks}["recorded"]
+    assert (found.status, found.n, found.value) == ("fail", 1, 0.0)
+
+
+def test_a_candidate_that_cannot_answer_its_largest_batch_fails(tmp_path: Path) -> None:
+    classifier(tmp_path / "m" / "1" / "model.onnx")
+    failing_over(tmp_path / "m" / "2" / "model.onnx", 300)
+    (tmp_path / "m" / "model.yaml").write_text("max_batch_size: 512\n")
+    report = gated(tmp_path, "m", "2", unlabelled(), latency={"runs": 10, "max_median_ratio": None})
+    assert failures(report) == ["batch_512"]
+    # Where the stable version is the one that cannot, there is nothing to compare with.
+    report = gated(tmp_path, "m", "1", unlabelled(), stable="2", latency={"runs": 10, "max_median_ratio": None})
+    assert failures(report) == []
+    names = [check.name for check in report.checks]
+    assert "latency_median_512" in names
+    assert "latency_median_512_vs_stable" not in names
+
+
+def test_labels_that_are_no_classes_of_the_model_are_no_truth(repository: Path) -> None:
+    x, truth = rows(1500)
+    named = ReplayRows(1500, {"x": x}, labels=[["cat", "dog", "owl"][one] for one in truth])
+    with pytest.raises(ConfigurationError, match="labels are 'cat', 'dog', 'owl'; classes are '0', '1', '2'"):
+        gated(repository, "classes", "3", named)
+
+
+def test_empty_labels_are_none(repository: Path) -> None:
+    x, truth = rows(1500)
+    some = ReplayRows(1500, {"x": x}, labels=[str(one) if at % 3 else "" for at, one in enumerate(truth)])
+    report = gated(repository, "classes", "2", some)
+    assert (report.data.labelled, report.verdict) == (1000, Verdict.PASS)
+
+
+def test_a_stable_version_without_the_prediction_is_told(repository: Path, tmp_path: Path) -> None:
+    classifier(tmp_path / "m" / "1" / "model.onnx", score="logits")
+    classifier(tmp_path / "m" / "2" / "model.onnx")
+    (tmp_path / "m" / "model.yaml").write_text("version_policy: all\n")
+    with pytest.raises(ConfigurationError, match="output 'scores' is the prediction, and the stable version has none of that name"):
+        gated(tmp_path, "m", "2", labelled(), allow_schema_change=True)
+
+
+def test_agreement_of_an_output_that_there_is_not(repository: Path) -> None:
+    with pytest.raises(ConfigurationError, match="agreement.outputs names 'score'; version 2 has label, scores"):
+        gated(repository, "classes", "2", unlabelled(), agreement={"outputs": ["label", "score"]})
 
 
 def test_time_is_measured_at_each_batch_size(repository: Path) -> None:

@@ -1,17 +1,23 @@
 """From a baseline to what a version refuses."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from serve.models.config import ModelConfig
 from serve.models.engine_port import LoadSpec
+from serve.models.guard_limits import native_guard
 from serve.monitoring.baseline import Baseline, CategoryFeature, NumericFeature
+from serve.monitoring.baseline_build import build_baseline
 from serve.monitoring.baselines import BaselineFiles
 from serve.monitoring.guards import Guards, limits_of
+from serve.monitors import MonitoringSpec
+from serve.records import RecordedTensor
 from serve.types import TensorSpec
 
 DIGEST = "sha256:" + "1" * 64
@@ -24,6 +30,11 @@ def numeric(column: str, index: int, low: float, high: float, nans: int = 0) -> 
         maximum=high, mean=0.0, std=1.0, edges=(0.0,), counts=(50, 50), means=(-0.5, 0.5), centre=0.0, scale=1.0)
 
 
+def unknown(column: str, index: int) -> NumericFeature:
+    """As one is made of rows that are all NaN."""
+    return replace(numeric(column, index, 0.0, 0.0, nans=100), std=0.0, edges=(), counts=(0,), means=(0.0,))
+
+
 def category(column: str, datatype: str, *values: str, others: int = 0) -> CategoryFeature:
     return CategoryFeature(name=column, column=column, datatype=datatype, rows=100, nulls=0, values=values, counts=(1,) * len(values),
                            others=others)
@@ -31,8 +42,18 @@ def category(column: str, datatype: str, *values: str, others: int = 0) -> Categ
 
 def baseline(**given: Any) -> Baseline:
     return Baseline(model="m", version="1", digest=DIGEST, source="training", created_ns=1, rows=100, task="classification", **{
-        "numeric": (numeric("in_x", 0, -1.0, 1.0), numeric("in_x", 2, 0.0, 5.0, nans=3), numeric("out_y", 0, 0.0, 1.0)),
+        "numeric": (numeric("in_x", 0, -1.0, 1.0), unknown("in_x", 1), numeric("in_x", 2, 0.0, 5.0, nans=3), numeric("out_y", 0, 0.0, 1.0)),
         "categories": (category("in_word", "BYTES", "red", "caf\udce9"), category("in_flag", "BOOL", "true")), **given})
+
+
+@pytest.mark.parametrize("last", [2**53 + 1, 1_700_000_000_000_000_123, 2**63 - 1, -(2**53) - 1])
+def test_whole_numbers_beyond_what_a_double_holds_stay_inside(last: int) -> None:
+    ids = RecordedTensor("in", "x", "INT64", (1,), 0)
+    made = build_baseline(pa.table({"in_x": pa.array([last] * 40, pa.int64())}), [ids], MonitoringSpec(), model="m", version="1",
+                          digest=DIGEST, source="training", created_ns=1)
+    guard = native_guard((TensorSpec("x", "INT64", (-1, 1)),), 8, limits_of(made, (TensorSpec("x", "INT64", (-1, 1)),), True), ["range"])
+    assert guard is not None
+    assert [guard.check(8, [((1, 1), np.int64(value).tobytes())])[0] == "" for value in (last, 0)] == [True, False]
 
 
 def test_ranges_and_categories_by_input() -> None:

@@ -384,3 +384,12 @@ async def test_it_runs_by_itself(tmp_path: Path, store: SqliteStore, monkeypatch
         await asyncio.sleep(0.01)
     await one.close()
     assert one.facts().series["digits", "1", "1"].drifted == 1, "an old window closes at once"
+
+
+async def test_a_baseline_that_no_disk_takes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(world.monitoring.files, "save", full)
+    with pytest.raises(Unavailable, match="No space left"):
+        await world.monitoring.put_baseline("digits", "1", baseline().as_document(), Actor("ada", ""))

@@ -231,6 +231,17 @@ def test_the_first_rows_are_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) ->
     assert 50 <= made[0].rows <= 100
 
 
+def test_first_rows_begin_anew_when_other_columns_are_recorded() -> None:
+    made: list[Baseline] = []
+    first = collecting(60, made, [])(stream())
+    first.add(rows(50, START))
+    first.add(rows(40, START).drop_columns(["unit"]))
+    assert (first.n_rows, made) == (40, [])
+    first.add(rows(40, START).drop_columns(["unit"]))
+    first.wait(10)
+    assert [one.rows for one in made] == [60]
+
+
 def test_text_that_is_redacted_is_in_no_baseline() -> None:
     hidden = stream(spec=RecordingSpec(redact=(Redaction("in_colour", "hash"), Redaction("in_x", "bucket", (0.0,)))))
     table = pa.Table.from_batches([rows(40, START)])

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serve.errors import Unavailable
 from serve.monitoring.alerts import Kind
 from serve.monitoring.baseline import Baseline, MetricBaseline
 from serve.monitoring.performance import class_metrics, confusion_of, number_metrics, roc_auc
@@ -225,3 +226,92 @@ def test_the_operators_bound_counts_without_a_baseline() -> None:
     _, judged = realised_window(message(200, 0.96), spec, None)
     assert judged[Kind.REALISED_PERFORMANCE].evidence["said"] == "accuracy 0.96, at least 0.97 was expected"
     assert Kind.REALISED_PERFORMANCE not in realised_window(message(200, 0.96), SPEC, None)[1], "nothing to hold it against"
+
+
+# What must not distort it
+
+def answers(label: list[str], prediction: list[str], **more: Any) -> JoinedRows:
+    return joined(len(label), label=np.array(label, object), prediction=np.array(prediction, object), score=None, **more)
+
+
+def test_mistakes_beyond_the_pairs_that_are_kept_stay_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.monitoring.realised_sums.MAX_PAIRS", 10)
+    label = [f"c{i}" for i in range(100)]
+    rows = answers(label, [f"c{i}" if i % 4 == 0 else f"d{i}" for i in range(100)])
+    whole, parts = RealisedSums("classification"), RealisedSums("classification")
+    whole.add_rows(rows)
+    for at in range(0, 100, 10):
+        one = RealisedSums("classification")
+        one.add_rows(rows.where((np.arange(100) >= at) & (np.arange(100) < at + 10)))
+        parts.add(one)
+    for sums in (whole, parts):
+        assert sums.metrics()["accuracy"] == 0.25
+        assert len(sums.pairs) <= 12
+
+
+def test_one_label_that_is_no_class_does_not_change_what_precision_means() -> None:
+    rows = joined(400)
+    clean, dirty = RealisedSums("classification"), RealisedSums("classification")
+    clean.add_rows(rows)
+    label = rows.label.copy()
+    label[np.flatnonzero((rows.label == "0") & (rows.prediction == "0"))[0]] = "not sure"
+    dirty.add_rows(joined(400, label=label))
+    wanted = ("precision", "recall", "f1")
+    assert [dirty.metrics()[name] for name in wanted] == [clean.metrics()[name] for name in wanted]
+
+
+def test_a_window_without_the_positive_class_says_nothing_of_it() -> None:
+    sums = RealisedSums("classification")
+    sums.add_rows(joined(50, label=np.full(50, "0", object), prediction=np.full(50, "0", object)))
+    assert sums.metrics() == {"accuracy": 1.0}
+
+
+def test_an_infinite_prediction_is_bad_and_breaks_no_document() -> None:
+    found = {**message(200, 0.0), "metrics": {"mae": float("inf"), "bias": 1.0}}
+    row, judged = realised_window(found, MonitoringSpec(min_rows=100, metric="mae", min_metric=2.0), None)
+    assert judged[Kind.REALISED_PERFORMANCE].is_bad
+    assert row.document["metrics"] == {"bias": 1.0}
+
+
+def test_a_join_that_cannot_be_kept_is_kept_at_the_next_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = keeper(tmp_path)
+    one.take(joined(100, 1))
+    commit(tmp_path, 1)
+    store, do = one._store, one._store._do
+
+    def full(statement: str, *values: Any) -> list[Any]:
+        if statement == "COMMIT":
+            store._connection.execute("ROLLBACK")
+            raise Unavailable("the disk is full")
+        return do(statement, *values)
+
+    monkeypatch.setattr(store, "_do", full)
+    with pytest.raises(Unavailable):
+        one.take(joined(60, 2, first=500))
+    monkeypatch.setattr(store, "_do", do)
+    one.take(joined(60, 2, first=500))
+    assert labelled(one.run(0)) == [(0, 160)]
+    one.close()
+
+
+def test_a_version_without_labels_for_a_month_is_forgotten(tmp_path: Path) -> None:
+    one = keeper(tmp_path)
+    month = 31 * 86_400 * S // WINDOW * WINDOW
+    one.take(joined(100, 1, variant="old"))
+    commit(tmp_path, 1)
+    one.run(0)
+    one.take(joined(100, 2, at_ns=START + month, first=500))
+    commit(tmp_path, 2)
+    one.run(0)
+    assert RealisedStore(tmp_path).newest(99) == {(("m", "1", "1"), START + month)}
+    assert set(one._store.detectors) == {("m", "1", "1")}
+    one.close()
+
+
+def test_a_damaged_file_is_set_aside_and_does_not_end_the_keeper(tmp_path: Path) -> None:
+    (tmp_path / "realised.db").write_bytes(b"no database" * 1000)
+    one = keeper(tmp_path)
+    one.take(joined(100, 1))
+    assert labelled(one.run(0)) == [(0, 100)]
+    assert len(list(tmp_path.glob("realised.damaged-*"))) == 1
+    one.close()

@@ -1,5 +1,6 @@
 """Windows that close on made-up minutes: what is concluded, what is told, and what outlives a restart."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,3 +247,61 @@ def test_what_labels_say_is_kept_by_the_time_of_the_prediction_and_revised(world
     assert [row.document["metrics"]["accuracy"] for row in world.database.realised("digits")] == [0.85, 0.8, 1.0]
     world.restart()
     assert world.service.realised[STABLE]["metrics"] == {"accuracy": 0.8}
+
+
+def test_a_fault_of_a_window_is_that_window_s_alone(world: World) -> None:
+    world.see(STABLE, START, 100)
+    world.failure = ValueError("shapes differ")
+    world.service.tick(START + 6 * MINUTE)
+    world.failure = None
+    world.see(STABLE, START + 5 * MINUTE, 40)
+    world.service.tick(START + 11 * MINUTE)
+    assert [row.document["rows"] for row in world.database.windows("digits")] == [40]
+
+
+def test_a_clock_that_is_set_back_stops_nothing(world: World) -> None:
+    ahead = START + 365 * 24 * 60 * MINUTE
+    world.is_bad = True
+    for window in range(3):
+        world.see(STABLE, ahead + window * 5 * MINUTE, 100)
+    world.service.tick(ahead + 11 * MINUTE)
+    assert world.service.book.standing() == {("digits", "drift"): 1}
+    world.is_bad = False
+    world.service.tick(START)
+    world.restart()
+    for window in range(3):
+        world.see(STABLE, START + window * 5 * MINUTE, 50)
+        world.service.tick(START + (window + 1) * 5 * MINUTE + GRACE_NS)
+    assert [row.start_ns for row in world.database.windows("digits")] == [START + window * 5 * MINUTE for window in range(3)]
+    assert (world.service.late_rows, world.service.pending_rows()) == (0, {STABLE: 0})
+    assert world.service.book.standing() == {("digits", "drift"): 0}
+    assert world.service.latest[STABLE]["from_ns"] == START + 10 * MINUTE
+
+
+def test_wider_windows_take_what_shorter_ones_have_left(world: World) -> None:
+    world.see(STABLE, START, 100)
+    world.service.tick(START + 6 * MINUTE)
+    world.spec = replace(world.spec, window_s=3600)
+    world.see(STABLE, START + 7 * MINUTE, 30)
+    world.service.tick(START + 61 * MINUTE)
+    assert world.evaluated == [(STABLE, 100, None), (STABLE, 30, None)]
+    assert world.service.late_rows == 0
+
+
+def test_a_version_without_windows_for_a_month_is_forgotten(world: World) -> None:
+    world.see(CANARY, START, 100)
+    world.service.tick(START + 6 * MINUTE)
+    later = START + 31 * 24 * 60 * MINUTE
+    world.see(STABLE, later, 100)
+    world.service.tick(later + 6 * MINUTE)
+    assert {row.series for row in world.database.windows("digits")} == {STABLE}
+    assert set(world.service.latest) == {STABLE}
+
+
+def test_a_stored_baseline_that_this_release_cannot_read_keeps_nothing_from_starting(world: World) -> None:
+    world.see(STABLE, START, 100)
+    world.service.tick(START + MINUTE)
+    world.database.put_baseline(world.baselines["1"].sha256, '{"format": 0}')
+    world.database.flush()
+    world.restart()
+    assert world.service.pending_rows() == {}

@@ -94,4 +94,19 @@ def test_a_clearing_is_told_of_what_was_told() -> None:
 
 def test_the_query_is_one_that_a_model_and_a_variant_cannot_break() -> None:
     assert rows_query("a-b.c", ["1", "2"], 5, 9, "it's") == (
-        "SELECT * FROM records_a_b_c WHERE version IN ('1', '2') AND variant = 'it''s' AND ts_ns >= 5 AND ts_ns < 9")
+        "SELECT * FROM records_a_b_c WHERE model = 'a-b.c' AND version IN ('1', '2') AND variant = 'it''s' AND ts_ns >= 5 AND ts_ns < 9")
+
+
+def test_two_variants_of_a_version_are_two_of_one_kind() -> None:
+    both = [alert("a", at_s=20), alert("b", variant="shadow", at_s=10)]
+    (first,) = told(both, now_s=300)
+    assert first.alerts == ("b",)
+    waiting = [both[0], replace(both[1], is_told=True)]
+    assert types(told(waiting, {first.kind: 300 * S, RETRAIN_REQUESTED: 300 * S}, now_s=400)) == []
+    assert types(told(waiting, {first.kind: 300 * S, RETRAIN_REQUESTED: 3_000 * S}, now_s=300 + HOUR)) == [(DRIFT_DETECTED, ("a",))]
+
+
+def test_what_was_told_by_a_clock_that_was_ahead_holds_nothing_back() -> None:
+    (first, request) = told([alert("a")])
+    assert types(told([alert("a")], {first.kind: 99_999 * S, request.kind: 99_999 * S})) == [
+        (DRIFT_DETECTED, ("a",)), (RETRAIN_REQUESTED, ("a",))]

@@ -96,3 +96,24 @@ def test_categories_that_the_baseline_had_too_many_of_are_never_unseen() -> None
     cells = made.cells()
     Observer(made).observe(pa.table({"in_c": pa.array(["new"] * 500)}), cells)
     assert violations(made, cells, SPEC) == []
+
+
+def test_what_has_no_bad_value_is_one_of_the_tests_too() -> None:
+    """Benjamini-Hochberg is over all that was looked at: of 200 features, one that chance brings once in 500 is no discovery."""
+    tensors = [RecordedTensor("in", "x", "FP32", (200,), 0)]
+    draw = np.random.default_rng(0)
+
+    def made(n: int, missing: int) -> pa.Table:
+        x = draw.uniform(0.1, 0.9, size=(n, 200)).astype(np.float32)
+        x[0], x[1] = 0, 1
+        x[:missing, 7] = np.nan
+        return pa.table({"in_x": pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 200)})
+
+    baseline = build_baseline(made(1000, 10), tensors, SPEC, model="m", version="1", digest="d", source="training", created_ns=1)
+    cells = baseline.cells()
+    Observer(baseline).observe(made(300, 10), cells)
+    (found,) = violations(baseline, cells, SPEC)
+    assert (found.feature, found.count) == ("x[7]", 10)
+    assert found.p_value < SPEC.fdr < found.p_value * 200
+    assert found.share - found.expected > 0.02
+    assert not found.is_bad

@@ -54,12 +54,15 @@ class Recorder:
         self.manifest = Manifest(self.store, self.replica)
         self.manifest.begin(self.host, str(self.home), T0, Home(self.home).identity())
 
-    def journal(self, model: str, version: str, tensors: tuple[RecordedTensor, ...], rows: Iterable[dict[str, Any]]) -> Path:
+    def journal(
+        self, model: str, version: str, tensors: tuple[RecordedTensor, ...], rows: Iterable[dict[str, Any]], *, is_batched: bool = True,
+    ) -> Path:
         """A closed journal of rows that get their seq."""
         filled = [{**_DEFAULTS, "request_id": f"{model}-{self.next_seq + i}", **row, "seq": row.get("seq", self.next_seq + i)}
                   for i, row in enumerate(rows)]
         self.next_seq += len(filled)
-        header = self._header("records", model=model, version=version, digest=f"sha256:{model}{version}", tensors=tensors)
+        header = self._header(
+            "records", model=model, version=version, digest=f"sha256:{model}{version}", tensors=tensors, is_batched=is_batched)
         return self._write(header, pa.RecordBatch.from_pylist(filled, journal_schema(tensors)))
 
     def labels(self, rows: Sequence[dict[str, Any]]) -> Path:

@@ -1,5 +1,6 @@
 """Journalled rows as the table that is sealed and queried: through Parquet and DuckDB and back, every value as it was recorded."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,22 @@ def test_header_of_a_stream_survives_json() -> None:
     header = StreamHeader.of_stream(stream, replica="r", epoch=1, journal=9, created_ns=2)
     assert StreamHeader.from_json(header.to_json()) == header
     assert (header.sampling, header.retention_days, header.provenance, header.tensors) == (0.1, 30, {"dvc": "é"}, TENSORS)
+
+
+@pytest.mark.parametrize("is_batched", [True, False])
+def test_a_header_says_whether_rows_are_of_batches(is_batched: bool) -> None:
+    stream = RecordStreamSpec("m", "1", "sha256:00", TENSORS, is_batched=is_batched)
+    header = StreamHeader.of_stream(stream, replica="r", epoch=1, journal=9, created_ns=2)
+    assert header.is_batched is is_batched
+    assert StreamHeader.from_json(header.to_json()) == header
+    assert json.loads(to_table([], header).schema.metadata[METADATA_KEY])["is_batched"] is is_batched
+
+
+def test_a_header_of_an_earlier_release_is_of_batches() -> None:
+    document = json.loads(HEADER.to_json())
+    del document["is_batched"]
+    assert StreamHeader.from_json(json.dumps(document)) == HEADER
+    assert HEADER.is_batched
 
 
 @pytest.mark.parametrize(("text", "says"), [

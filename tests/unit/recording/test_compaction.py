@@ -217,3 +217,24 @@ def test_a_file_that_is_gone_stands_in_the_way_of_its_own_hour_only(keeping: Kee
     assert [message["type"] for message in job.run(now_ns + 2)] == []
     assert [message["type"] for message in job.run(now_ns + RETRY_NS)] == ["deleted", "compacted"]
     assert seqs_in(keeping.store, keeping.manifest.state.parts.values()) == list(range(40))
+
+
+def test_a_merge_that_failed_leaves_nothing_on_the_disk(keeping: Keeping, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had written would count against the budget until the keeper starts anew."""
+    sealed_hour(keeping, 2)
+    last = max(keeping.manifest.state.parts)
+    content = keeping.store.read(last)
+    keeping.store.write(last, b"damaged")
+    with pytest.raises(ValueError, match="Parquet"):
+        CompactionJob(keeping).run(OVER)
+    assert not list(keeping.home.staging.iterdir())
+    keeping.store.write(last, content)
+
+    def fails(*_: object) -> None:
+        raise OSError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(keeping.store), "adopt", fails)
+        with pytest.raises(OSError, match="no room"):
+            CompactionJob(keeping).run(OVER)
+    assert not list(keeping.home.staging.iterdir())

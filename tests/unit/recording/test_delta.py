@@ -1,6 +1,7 @@
 """Sealed files as Delta tables: the same rows, each once, whatever happens between the files and the log."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from deltalake import DeltaTable, QueryBuilder
 from deltalake.exceptions import CommitFailedError
 
-from serve.errors import ConfigurationError
+from serve.errors import ConfigurationError, InvalidArgument
 from serve.recording.arrow_schema import journal_schema
 from serve.recording.compaction import GRACE_NS, CompactionJob
 from serve.recording.delta import DeltaJob, Registered, delta_schema, difference, table_root
@@ -23,6 +24,7 @@ from serve.recording.manifest_file import Manifest
 from serve.recording.retention import RetentionJob
 from serve.recording.sealing import Sealer
 from serve.recording.stores import open_store
+from serve.recording.stream_header import StreamHeader
 from serve.records import RecordedTensor
 from tests.unit.recording.journals import START_NS, header, labels, read_parts, records, simple_journal, write_journal
 
@@ -52,6 +54,13 @@ def table_of(keeping: Keeping, root: str = ROOT) -> DeltaTable:
 
 def seqs(keeping: Keeping) -> list[int]:
     return sorted(table_of(keeping).to_pyarrow_table(columns=["seq"])["seq"].to_pylist())
+
+
+def write_other(keeping: Keeping, head: StreamHeader, values: Mapping[str, list[Any]]) -> None:
+    """A journal of one row of tensors that are not TENSORS."""
+    common, schema = records([100], [START_NS], ()), journal_schema(head.tensors)
+    columns = [pa.array(values[one.name], one.type) if one.name in values else common[one.name] for one in schema]
+    write_journal(keeping.home, head, [pa.RecordBatch.from_arrays(columns, schema=schema)])
 
 
 def actions(keeping: Keeping, version: int) -> list[dict[str, Any]]:
@@ -185,6 +194,39 @@ def test_columns_that_come_later_are_null_before(keeping: Keeping) -> None:
     read = table_of(keeping).to_pyarrow_table().sort_by("seq")
     assert read["out_y"].to_pylist() == [None] * 3 + [6, 8, 10]
     assert read["in_x"].to_pylist()[5] == [5.0, 5.25, 5.5, 5.75]
+
+
+def test_a_column_whose_type_changed_stays_out_and_is_told(keeping: Keeping) -> None:
+    """The same version, with another graph behind it: the table would have a long column over files of doubles."""
+    simple_journal(keeping.home, 1, range(3))
+    seal(keeping)
+    job = DeltaJob(keeping)
+    job.run(OVER)
+    tensors = (RecordedTensor("out", "y", "FP64", (1,), 0), RecordedTensor("out", "new", "INT64", (1,), 1))
+    write_other(keeping, header(2, tensors=tensors), {"out_y": [0.5], "out_new": [1]})
+    simple_journal(keeping.home, 3, range(3, 6))
+    seal(keeping)
+    files = list(keeping.manifest.state.parts)
+    told = (r"^records/model=m/version=1: column 'out_y' is long in the Delta table and double now\. 1 sealed files are not registered, "
+            r"records/.*part-r-1-2\.parquet for instance; .* new version")
+    for _ in range(2):      # it is told for as long as it is so
+        with pytest.raises(InvalidArgument, match=told):
+            job.run(OVER)
+        assert (seqs(keeping), "out_new" in table_of(keeping).to_pyarrow_table().column_names) == (list(range(6)), False)
+    assert list(keeping.manifest.state.parts) == files
+    RetentionJob(keeping, 0, 1 << 40).run(OVER)
+    assert [message["removed"] for message in job.run(OVER)] == [2]
+
+
+@pytest.mark.parametrize(("datatype", "shape", "word"), [("INT64", (-1,), "array<long>"), ("FP64", (-1, -1), "struct")])
+def test_a_first_commit_of_two_types_takes_the_earlier(keeping: Keeping, datatype: str, shape: tuple[int, ...], word: str) -> None:
+    tensors = (RecordedTensor("out", "y", datatype, shape, 0),)
+    simple_journal(keeping.home, 1, range(3))
+    write_other(keeping, header(2, tensors=tensors), {"out_y": [None]})
+    seal(keeping)
+    with pytest.raises(InvalidArgument, match=f"column 'out_y' is long in the Delta table and .*{word}"):
+        DeltaJob(keeping).run(OVER)
+    assert seqs(keeping) == [0, 1, 2]
 
 
 def test_labels_are_tables_too(keeping: Keeping) -> None:

@@ -89,6 +89,30 @@ def test_bodies_of_dynamic_shapes_and_bytes(records: Records) -> None:
         {"name": "half", "datatype": "FP16", "shape": [1], "data": [0.5]}]
 
 
+@pytest.mark.parametrize("is_sealed", [True, False])
+def test_bodies_of_a_model_without_batches_have_its_own_shapes(tmp_path: Path, is_sealed: bool) -> None:
+    """max_batch_size 0: a request is one row with the tensors whole, and no dimension counts rows."""
+    tensors = (RecordedTensor("in", "image", "FP32", (1, 2), 0), RecordedTensor("in", "tokens", "INT64", (2, -1), 1),
+               RecordedTensor("out", "grid", "FP32", (-1, -1), 0), RecordedTensor("out", "one", "INT64", (1, 1), 1),
+               RecordedTensor("out", "scalar", "FP64", (), 2))
+    row = {"in_image": [1.0, 2.0], "in_tokens": [1, 2, 3, 4], "out_grid": {"data": [0.5, 0.5], "shape": [1, 2]}, "out_one": 5,
+           "out_scalar": 0.25}
+    recorder = Recorder(open_store(str(tmp_path / "records")), tmp_path / "home")
+    for is_batched in (False, True):        # of one version: its graph was exported again with a dynamic first dimension
+        journal = recorder.journal("m", "1", tensors, [{**row, "ts_ns": T0 + is_batched}], is_batched=is_batched)
+        if is_sealed:
+            recorder.seal(journal)
+    with read(recorder.store, host=HOST) as reading:
+        single, batched = [one["captureData"] for one in lines(exported(Records(recorder.store, reading.snapshot), "sagemaker", "m")[0])]
+
+    def shapes(capture: Any) -> list[list[int]]:
+        ins, outs = json.loads(capture["endpointInput"]["data"]), json.loads(capture["endpointOutput"]["data"])
+        return [one["shape"] for one in (*ins["inputs"], *outs["outputs"])]
+
+    assert shapes(single) == [[1, 2], [2, 2], [1, 2], [1, 1], []]
+    assert shapes(batched) == [[1, 1, 2], [1, 2, 2], [1, 1, 2], [1, 1, 1], [1]]
+
+
 # CloudEvents
 
 def test_cloudevents_are_pairs_in_strict_json(records: Records) -> None:

@@ -16,6 +16,7 @@ from serve.recording.home import Home
 from serve.recording.join_outcomes import OutcomeCounter
 from serve.recording.joined_rows import JoinedRows
 from serve.recording.layout import JournalName
+from serve.recording.outcome_sql import OutcomeEvaluator, OutcomeExpression, OutcomeTooSlow
 from serve.records import RecordedTensor
 from tests.unit.recording.joining_bench import HOUR, NOW, TENSORS, JoiningBench, S, Sink, predicted, truth, uuid7
 
@@ -461,6 +462,22 @@ class TestOutcomes:
         bench.spec = MonitoringSpec()
         bench.label(truth(2))
         assert bench.run()[-1]["problems"] == {}
+
+    def test_an_expression_that_takes_too_long_is_evaluated_once(self, bench: JoiningBench, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+
+        def evaluate(_: OutcomeEvaluator, expression: OutcomeExpression, rows: Any) -> Any:
+            asked.append(expression.sql)
+            raise OutcomeTooSlow(f"{expression.sql} took more than 10 s")
+
+        monkeypatch.setattr(OutcomeEvaluator, "evaluate", evaluate)
+        bench.spec = MonitoringSpec(outcomes={"cost": "label"})
+        predicted(bench)
+        for name in ("label", "cost"):
+            bench.label(truth(0, name=name))
+            messages = bench.run()
+        assert (asked, messages[-1]["problems"]) == (["label"], {"m": "label took more than 10 s"})
+        assert (3, "1", "cost") not in bench.tallies(messages)      # its name is nobody else's all the same
 
     def test_versions_with_other_outputs(self, bench: JoiningBench) -> None:
         bench.spec = MonitoringSpec(classes=("cat", "dog"))

@@ -18,7 +18,7 @@ from serve.recording.join_lookup import ID_MARGIN_NS, Wanted, id_time_ns, near_p
 from serve.recording.key_memory import KeyMemory
 from serve.recording.layout import HOUR_NS
 from serve.recording.manifest import Part
-from serve.recording.outcome_sql import OutcomeEvaluator, parse_outcomes
+from serve.recording.outcome_sql import OutcomeEvaluator, OutcomeTooSlow, parse_outcomes
 from serve.recording.outcome_sums import MAX_GENERATIONS, MAX_UNPAIRED, OutcomeSums
 from serve.recording.seq_ranges import SeqRanges
 from serve.recording.views import columns_of
@@ -78,6 +78,15 @@ class TestKeyMemory:
         memory.sweep()
         assert memory.has(self.keys(3, 4)).tolist() == [False, True]
         assert [path.name for path in tmp_path.iterdir()] == ["k-3.u64"]
+
+    def test_an_hour_that_was_forgotten_does_not_come_back(self, tmp_path: Path) -> None:
+        memory = KeyMemory(tmp_path, "k", 3)
+        memory.first(self.keys(1, 2), self.times(1, 1))
+        document = memory.save()
+        memory.first(self.keys(3, 4), self.times(2, 2))
+        assert memory.first(self.keys(5), self.times(1)).tolist() == [True]
+        memory.save()                       # and then the document is not written
+        assert KeyMemory(tmp_path, "k", 3, document).has(self.keys(1, 2, 5)).tolist() == [True, True, False]
 
     def test_a_file_that_lost_something_is_told(self, tmp_path: Path) -> None:
         memory = KeyMemory(tmp_path, "k", 3)
@@ -156,6 +165,12 @@ class TestAnswers:
         assert found.prediction.tolist() == ["ham", "spam", None]
         assert (found.positive, found.score.tolist()[:2]) == ("spam", pytest.approx([0.2, 0.5]))      # type: ignore[union-attr]
 
+    def test_the_largest_score_is_the_class_at_its_index_even_where_names_are_numbers(self) -> None:
+        stars = ("1", "2", "3")
+        rows = pa.table({"out_p": pa.array([[0.7, 0.2, 0.1], [0.1, 0.7, 0.2], [0.1, 0.2, 0.7]], pa.list_(pa.float32(), 3))})
+        spec = MonitoringSpec(classes=stars)
+        assert answers(rows, answer_columns(columns_of([out("p", "FP32", 3)]), spec), spec).prediction.tolist() == list(stars)
+
     def test_the_positive_class_of_two(self) -> None:
         two = out("p", "FP32", 2)
         rows = pa.table({"out_p": pa.array([[0.25, 0.75]], pa.list_(pa.float32(), 2))})
@@ -209,6 +224,7 @@ class TestExpressions:
         "nextval('s')", "unnest([1])", "label FROM read_csv('x')", "1, 2", "$1", "label; SELECT 1", "label UNION SELECT 2", "",
         "row_number() OVER ()", "DISTINCT label", "label WHERE true", "label LIMIT 1", "label ORDER BY 1", "COLUMNS(*)",
         "EXISTS (SELECT 1)", "label IN (SELECT 3)", "pg_sleep(1)", "write_log('x')", "1) FROM (SELECT 1", "getvariable('x')",
+        "label;", "label AS x", "ALL label", "1) + (1", "hour(current_localtime())", "age(TIMESTAMP '2020-01-01')",
     ])
     def test_what_is_no_expression_over_a_row(self, sql: str) -> None:
         with pytest.raises(ConfigurationError, match="m: outcomes: cost: "):
@@ -232,4 +248,14 @@ class TestExpressions:
         (expression,) = parse_outcomes({"cost": sql}, "m")
         found = evaluator.evaluate(expression, rows)
         assert [None if np.isnan(value) else value for value in found] == values
+        evaluator.close()
+
+    def test_one_that_does_not_end_is_stopped(self) -> None:
+        evaluator = OutcomeEvaluator(time_limit_s=0.2)
+        inner = "list_sum(list_transform(out_s, lambda b: list_sum(list_transform(out_s, lambda c: sin(a * b * c)))))"
+        slow, quick = parse_outcomes({"slow": f"list_sum(list_transform(out_s, lambda a: {inner}))", "quick": "label"}, "m")
+        rows = pa.table({"label": [1.0], "out_s": [[float(one) for one in range(3000)]]})       # 27 thousand million sines
+        with pytest.raises(OutcomeTooSlow, match=r"outcome slow: .* took more than 0.2 s for 1 rows"):
+            evaluator.evaluate(slow, rows)
+        assert evaluator.evaluate(quick, rows).tolist() == [1.0]
         evaluator.close()

@@ -1,9 +1,12 @@
 """The page: numbers that a killed worker leaves behind, to the row; and epochs that are never given out twice."""
 
 import errno
+import fcntl
+import mmap
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,10 @@ from serve.errors import ConfigurationError
 from serve.recording.files import SystemFiles
 from serve.recording.home import Home
 from serve.recording.layout import JOURNALS
+from serve.recording.manifest_file import Manifest
 from serve.recording.page import PAGE_BYTES, RecordPage, next_epoch, read_page
+from serve.recording.recovery import RecoveryJob
+from serve.recording.stores import open_store
 
 
 def test_numbers_are_what_was_counted(tmp_path: Path) -> None:
@@ -124,6 +130,83 @@ def test_a_start_that_finds_no_room_leaves_no_page(tmp_path: Path, monkeypatch: 
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", fails)
         with pytest.raises(ConfigurationError, match="No space left on device; give a writable --state-dir with room"):
+            RecordPage(tmp_path, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+STEPS = ((fcntl, "flock"), (os, "open"), (os, "write"), (os, "fsync"), (os, "replace"), (os, "close"), (mmap, "mmap"))
+
+
+def test_nobody_takes_a_page_that_is_in_the_making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`headrace records seal`, or the keeper of a later start, looks after each step of the making."""
+    store = open_store(str(tmp_path / "sealed"))
+    manifest, home = Manifest(store, "r"), Home(tmp_path / "home")
+    recovery = RecoveryJob(manifest, home, None)
+    taken: list[object] = []
+    looked: list[str] = []
+
+    def then_look(name: str, call: Callable[..., object]) -> Callable[..., object]:
+        def stepped(*args: object, **more: object) -> object:
+            result = call(*args, **more)
+            if not looked or looked[-1]:        # "": it is looking, by the same calls
+                looked.append("")
+                taken.extend(recovery.run(1))
+                looked[-1] = name
+            return result
+        return stepped
+
+    with monkeypatch.context() as patched:
+        for module, name in STEPS:
+            patched.setattr(module, name, then_look(name, getattr(module, name)))
+        page = RecordPage(home.path, 7)
+    assert {"flock", "open", "write", "fsync", "mmap"} <= set(looked)
+    assert (taken, manifest.state.epochs) == ([], {})
+    assert not home.has_ended(7, None)
+    page.release()
+    assert [message["epoch"] for message in recovery.run(2)] == [7]
+
+
+def killed_while_making(home: Path, step: str) -> None:
+    module = next(module for module, name in STEPS if name == step)
+    setattr(module, step, lambda *args, **more: os.kill(os.getpid(), signal.SIGKILL))
+    RecordPage(home, 7)
+
+
+@pytest.mark.parametrize("step", ["flock", "write", "fsync", "mmap"])
+def test_a_start_that_is_killed_leaves_no_page_without_content(tmp_path: Path, step: str) -> None:
+    worker = multiprocessing.get_context("fork").Process(target=killed_while_making, args=(tmp_path, step))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+    assert Home(tmp_path).ended_epochs(None) == []
+    RecordPage(tmp_path, 8).release()
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["8.page"], "nothing of the killed one stays"
+
+
+def test_a_page_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    page = RecordPage(tmp_path, 1)
+    page.buffer.cast("Q")[3] = 12
+    with pytest.raises(ConfigurationError, match="File exists"):
+        RecordPage(tmp_path, 1)
+    assert not Home(tmp_path).has_ended(1, None)
+    assert read_page(tmp_path / "1.page").assigned == 12
+    page.release()
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_a_page_that_is_not_surely_on_the_disk_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
+    """fsync of the page, and of the folder that names it."""
+    calls = 0
+
+    def fails(fd: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == fails_at:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fails)
+        with pytest.raises(ConfigurationError, match="Input/output error"):
             RecordPage(tmp_path, 1)
     assert list(tmp_path.iterdir()) == []
 

@@ -227,6 +227,26 @@ def test_names_that_sql_does_not_tell_apart(tmp_path: Path) -> None:
         assert '"name":"X"' in request
 
 
+def test_models_and_versions_of_one_name_can_all_be_asked(tmp_path: Path) -> None:
+    """records_a_v2 is version 2 of `a`, and all of `a_v2`; records_a_b is `a.b`, and `a_b`."""
+    recorder = Recorder(open_store(str(tmp_path / "records")), tmp_path / "home")
+    whose = [("a", "2"), ("a_v2", "1"), ("a.b", "1"), ("a_b", "1")]
+    for number, (model, version) in enumerate(whose):
+        recorder.seal(recorder.journal(model, version, (LABEL,), [{"out_label": number}]))
+    records = open_records(recorder)
+    for number, (model, version) in enumerate(whose):
+        for view in (records.view("model", model), records.view("version", model, version), records.view("raw", model)):
+            assert rows_of(records, f"SELECT out_label, model FROM {view}") == [{"out_label": number, "model": model}]
+    with records.query("SELECT * FROM RECORDS_A_V2 JOIN records_a USING (ts_ns)") as result:
+        assert [view.name for view in result.views] == ["records_a", "records_a_v2"]
+        other = records.view("version", "a", "2")
+        assert [records.told(view) for view in result.views] == [
+            "", f"records_a_v2 is model 'a_v2'; {other} is version '2' of model 'a'"]
+    assert records.told(records.views[other]) == "", "who gives the digits knows"
+    with pytest.raises(NotFound, match=r"no view 'records_a_b_raw'; records_a_b_raw_\w{6} is raw of model 'a.b'; records_a_b_raw_\w{6} is"):
+        records.query("SELECT * FROM records_a_b_raw")
+
+
 def test_what_does_not_unite_is_left_to_the_versions(tmp_path: Path) -> None:
     recorder = Recorder(open_store(str(tmp_path / "records")), tmp_path / "home")
     text = RecordedTensor("out", "label", "BYTES", (), 0)

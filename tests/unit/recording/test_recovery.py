@@ -16,8 +16,9 @@ from serve.recording.page import DROPS, PageNumbers, RecordPage
 from serve.recording.recovery import RecoveryJob, check_names, epoch_line, highest_epoch
 from serve.recording.sealing import Sealer
 from serve.recording.stores import open_store
+from serve.recording.verify import verify
+from tests.unit.recording.journals import START_NS, labels, records, simple_journal, write_journal
 from tests.unit.recording.journals import header as header_of
-from tests.unit.recording.journals import labels, simple_journal, write_journal
 
 COUNTS = st.integers(0, 1 << 40)
 
@@ -74,6 +75,43 @@ def test_an_epoch_is_accounted_for_once_its_journals_are_sealed(tmp_path: Path) 
     assert {number: epoch.end is not None for number, epoch in epochs.items()} == {1: True, 2: True}
     assert highest_epoch(store, "r") == 2
     assert highest_epoch(store, "other") == 0
+
+
+@pytest.mark.parametrize("crashed", [True, False])
+def test_an_epoch_in_which_the_replica_was_renamed_is_accounted_for_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, crashed: bool,
+) -> None:
+    """Half of it was sealed under the old name; of one journal the manifest knew and the journal was still there."""
+    home, store = Home(tmp_path / "home"), open_store(str(tmp_path / "records"))
+    old, new = Manifest(store, "old"), Manifest(store, "new")
+    old.begin("here", str(home.path), 1, home.identity())
+    page(home, 1, assigned=32, appended=30)
+    for number, seqs in ((1, range(20)), (2, range(20, 30))):
+        write_journal(home, header_of(number, replica="old"), [records(seqs, [START_NS] * len(seqs))])
+    sealer = Sealer(store, old, home, 2)
+    with monkeypatch.context() as patched:
+        if crashed:
+            patched.setattr(Home, "finish", lambda *_, **__: None)
+        sealer.seal(sealer.due(0)[0], 0)
+    new.begin("here", str(home.path), 2, home.identity())
+    sealer = Sealer(store, new, home, 2)
+    for name in sealer.due(0):
+        sealer.seal(name, 0)
+    [line] = RecoveryJob(new, home, 2).run(3)
+    assert (line["appended"], line["lost"]) == (30, 2)
+    found = verify(store, host="here")
+    assert found.faults == []
+    assert [(one.found.rows, one.lost, one.unexplained) for one in found.accounts] == [(30, 2, 0)]
+
+
+def test_a_journal_of_another_home_that_was_called_so_is_sealed(tmp_path: Path) -> None:
+    home, store = Home(tmp_path / "home"), open_store(str(tmp_path / "records"))
+    other = Manifest(store, "old")
+    other.begin("there", "/other", 1, "another home")
+    for kept, manifest in ((Home(tmp_path / "other"), other), (home, Manifest(store, "new"))):
+        write_journal(kept, header_of(1, replica="old"), [records(range(5), [START_NS] * 5)])
+        [message] = Sealer(store, manifest, kept, None).seal(kept.all_journals()[0], 0)
+        assert message["rows"] == 5
 
 
 def test_a_crash_between_the_line_and_the_pages_end_says_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

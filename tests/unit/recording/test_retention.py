@@ -77,7 +77,8 @@ def test_holds_are_placed_replaced_and_lifted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"name": "x"}', json.dumps({
-    "name": "x", "model": None, "from_ns": "2026-01-01", "to_ns": None, "reason": "", "by": "", "at_ns": 0}).encode()])
+    "name": "x", "model": None, "from_ns": "2026-01-01", "to_ns": None, "reason": "", "by": "", "at_ns": 0}).encode(), json.dumps({
+    "name": "x", "model": ["m"], "from_ns": None, "to_ns": None, "reason": "", "by": "", "at_ns": 0}).encode()])
 def test_a_hold_that_cannot_be_read_holds_everything(content: bytes, tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     store.write(f"{HOLDS}/x.json", content)
@@ -85,6 +86,18 @@ def test_a_hold_that_cannot_be_read_holds_everything(content: bytes, tmp_path: P
     assert is_held(part(0), [hold])
     assert fault.startswith("_holds/x.json: is no hold: ")
     assert fault.endswith("until it is mended or removed nothing is purged")
+
+
+def test_a_hold_is_called_as_its_file(tmp_path: Path) -> None:
+    """Of one that was copied by hand, too: it is released by the name that is listed."""
+    store = open_store(str(tmp_path))
+    place_hold(store, Hold(name="case-7"))
+    store.write(f"{HOLDS}/case-8.json", store.read(f"{HOLDS}/case-7.json"))
+    holds, _ = read_holds(store)
+    assert [hold.name for hold in holds] == ["case-7", "case-8"]
+    for hold in holds:
+        lift_hold(store, hold.name)
+    assert read_holds(store) == ([], [])
 
 
 @pytest.fixture

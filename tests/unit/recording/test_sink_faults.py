@@ -13,7 +13,7 @@ from serve.recording.columns import batch_of
 from serve.recording.journal import read_journal
 from serve.recording.lane import JournalLane
 from serve.recording.layout import JOURNALS
-from serve.recording.pump import PumpStream, RecordPump
+from serve.recording.pump import TRIM_NS, PumpStream, RecordPump
 from serve.recording.redaction import Redactor
 from serve.recording.sink import RecordSink, SinkStream
 from serve.recording.stream_header import StreamHeader
@@ -103,6 +103,34 @@ def test_rows_are_stored_batch_by_batch_each_stream_in_its_own_journal(rig: Rig)
         first = journal.batches[0].slice(0, 1).to_pylist()[0]
         assert first["in_text"] == b"text-%d" % first["seq"]
     assert sorted(rig.seen) == rig.plant.stored()
+
+
+def test_columns_that_take_no_more_do_not_wait(tmp_path: Path) -> None:
+    """Large rows fill a batch before there are 1024 of them; what is behind it in the ring waits no longer than a step."""
+    rig = Rig(tmp_path, max_rows=16)
+    stream = rig.open(stream_spec())
+    rig.run(STEP_NS, 40, stream)
+    assert len(rig.seen) == 16
+    rig.run(STEP_NS)
+    assert len(rig.seen) == 32
+    rig.run(5 * STEP_NS)
+    assert len(rig.seen) == 32, "8 rows are no reason to hurry"
+    rig.end()
+    assert rig.check() == 0
+
+
+def test_idle_streams_give_their_memory_back(rig: Rig) -> None:
+    busy, idle = (rig.open(stream_spec(version)) for version in "12")
+    rig.run(200 * MS, 10, busy, idle)
+    rig.run(2 * TRIM_NS, 1, busy)
+    rig.run(200 * MS)
+    assert rig.plant.source.columns(idle).trim() == 0
+    assert rig.plant.source.columns(busy).trim() > 0
+    rig.run(100 * MS, 10, idle)
+    rig.run(TRIM_NS // 2)
+    assert rig.plant.source.columns(idle).trim() > 0, "not at once"
+    rig.end()
+    assert rig.check() == 0
 
 
 def test_batches_of_1024_rows_do_not_wait(rig: Rig) -> None:

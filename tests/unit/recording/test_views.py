@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.recording.arrow_schema import table_type
-from serve.recording.views import ELEMENTS, Form, columns_of, form_of, sql_name, united, united_columns, views_of
+from serve.recording.views import ELEMENTS, Form, columns_of, form_of, namesakes, sql_name, united, united_columns, views_of
 from serve.records import RecordedTensor
 
 NUMBERS = {"INT8": np.int8, "INT16": np.int16, "INT32": np.int32, "INT64": np.int64, "UINT8": np.uint8, "UINT16": np.uint16,
@@ -39,6 +39,27 @@ def test_a_model_whose_name_needs_no_change_keeps_it() -> None:
     assert by_model["a_b_v1", ""] == "records_a_b_v1"
     assert by_model["a-b", ""].startswith("records_a_b_")
     assert by_model["a_b", "1"].startswith("records_a_b_v1_")
+
+
+def test_it_is_said_which_view_is_whose() -> None:
+    views = views_of({"a.b": ["1"], "a_b": ["1"], "a": ["2"], "a_v2": ["1"], "A": ["7"]})
+    named = {(view.model, view.kind, view.version): view.name for view in views.values()}
+    assert (named["a_b", "model", ""], named["a_v2", "model", ""]) == ("records_a_b", "records_a_v2")
+    assert namesakes(views.values(), "records_a_b") == (
+        f"records_a_b is model 'a_b'; {named['a.b', 'model', '']} is model 'a.b'")
+    assert namesakes(views.values(), "RECORDS_A_V2") == (
+        f"records_a_v2 is model 'a_v2'; {named['a', 'version', '2']} is version '2' of model 'a'")
+    assert namesakes(views.values(), "requests_a") == (
+        "; ".join(sorted(f"{named[model, 'requests', '']} is requests of model '{model}'" for model in ("a", "A"))))
+    assert namesakes(views.values(), "records_a_v2_raw") == namesakes(views.values(), "nothing") == ""
+
+
+def test_a_model_that_is_called_as_another_s_digits_takes_no_view_away() -> None:
+    shared = next(view.name for view in views_of({"a.b": [], "a_b": []}).values() if view.kind == "model" and view.model == "a.b")
+    models = {"a.b": [], "a_b": [], shared.removeprefix("records_"): []}
+    views = views_of(models)
+    assert len(views) == 2 + 5 * 3
+    assert {view.model for view in views.values() if view.kind == "model"} == models.keys()
 
 
 @pytest.mark.parametrize("datatype", sorted(ELEMENTS))

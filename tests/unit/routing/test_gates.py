@@ -94,6 +94,12 @@ async def test_a_report_may_be_too_old(bench: Bench) -> None:
     await bench.service.create_rollout("m", plan(gate_max_age_seconds=7201.0), BY)
 
 
+async def test_a_clock_that_is_ahead_keeps_no_report_young(bench: Bench) -> None:
+    await put(bench, finished_s=1_900_000_000)
+    bench.wall_ns += 7200 * 10**9
+    assert "is 7,200 s old; the plan takes at most 3,600 s: run" in await refused(bench, gate_max_age_seconds=3600.0)
+
+
 async def test_files_that_change_before_they_are_loaded_fail_the_rollout(bench: Bench) -> None:
     assert bench.service is not None
     await put(bench)

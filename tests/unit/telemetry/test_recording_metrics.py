@@ -12,9 +12,11 @@ from serve.telemetry.recording_metrics import RECORDING_FAMILIES, RecordingColle
 
 READINGS = (
     StreamReading("digits", "2", sampled=100, written=90, appended=80, dropped={"ring_full": 9, "too_large": 1, "disk_budget": 0},
-                  refused=3),
-    StreamReading("digits", "1", sampled=10, written=10, appended=10, dropped={"ring_full": 0, "disk_budget": 4}, left_out=2),
-    StreamReading("digits", "2", sampled=5, written=4, appended=4, dropped={"ring_full": 1, "blocked": 2}, refused=1, left_out=7),
+                  refused=3, malformed=1),
+    StreamReading("digits", "1", sampled=10, written=10, appended=10, dropped={"ring_full": 0, "disk_budget": 4}, left_out=2,
+                  malformed=3),
+    StreamReading("digits", "2", sampled=5, written=4, appended=4, dropped={"ring_full": 1, "blocked": 2}, refused=1, left_out=7,
+                  malformed=5),
 )
 FACTS = RecordingFacts(
     readings=by_version(READINGS), lost={("digits", "2"): 2, ("digits", "1"): 0}, lost_before=41, ring_used_bytes=1, ring_capacity_bytes=64,
@@ -52,6 +54,7 @@ def test_streams_of_a_version_are_one_series(samples: dict[Key, float]) -> None:
     assert [of(f"records_{what}_rows_total", "1") for what in ("sampled", "appended", "lost")] == [10, 10, 0]
     assert [of("records_refused_requests_total", version) for version in "12"] == [0, 4]
     assert [of("records_left_out_tensors_total", version) for version in "12"] == [2, 7]
+    assert [of("records_malformed_total", version) for version in "12"] == [3, 6]
     dropped = {reason: samples[key("records_dropped_rows_total", model="digits", version="2", reason=reason)]
                for reason in ("ring_full", "too_large", "blocked", "disk_budget")}
     assert dropped == {"ring_full": 10, "too_large": 1, "blocked": 2, "disk_budget": 0}
