@@ -57,10 +57,6 @@ class EventCommand:
             self.statistics.dropped += 1
             _log.warning("the monitoring command is too slow: an event was dropped", type=kind, id=event.get("id"), waiting=MAX_WAITING)
 
-    async def drained(self) -> None:
-        """When everything that was offered has been done."""
-        await self._queue.join()
-
     async def close(self) -> None:
         """At once: a run is killed. What it missed is in the audit."""
         if self._task is not None:
@@ -82,25 +78,17 @@ class EventCommand:
             except OSError as error:
                 self.statistics.failed += 1
                 _log.error("the monitoring command cannot be started", command=self._argv[0], reason=str(error))
-            finally:
-                self._queue.task_done()
 
     async def _told(self, event: Mapping[str, Any]) -> tuple[int | None, str]:
         """Exit code, None for a run that took too long, and the end of what it wrote."""
         process = await asyncio.create_subprocess_exec(
             *self._argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             start_new_session=True, env={**os.environ, "HEADRACE_EVENT_TYPE": str(event.get("type"))})
-        assert process.stdin is not None
-        assert process.stdout is not None
         tail = bytearray()
         try:
             async with asyncio.timeout(self._timeout_s):
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):     # it need not read
-                    process.stdin.write(canonical(event).encode() + b"\n")
-                    await process.stdin.drain()
-                process.stdin.close()
-                while chunk := await process.stdout.read(65536):
-                    tail = (tail + chunk)[-_LOGGED_BYTES:]
+                # Side by side: it may write before it reads.
+                await asyncio.gather(_give(process, canonical(event).encode() + b"\n"), _keep_tail(process, tail))
                 return await process.wait(), tail.decode("utf-8", "replace")
         except TimeoutError:
             await _kill(process)
@@ -108,6 +96,21 @@ class EventCommand:
         except asyncio.CancelledError:
             await _kill(process)
             raise
+
+
+async def _give(process: asyncio.subprocess.Process, text: bytes) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):     # it need not read
+        process.stdin.write(text)
+        await process.stdin.drain()
+    process.stdin.close()
+
+
+async def _keep_tail(process: asyncio.subprocess.Process, tail: bytearray) -> None:
+    assert process.stdout is not None
+    while chunk := await process.stdout.read(65536):
+        tail += chunk
+        del tail[:-_LOGGED_BYTES]
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:

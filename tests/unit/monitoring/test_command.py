@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,15 @@ from serve.monitoring.command import CommandStatistics, EventCommand
 EVENT = {"specversion": "1.0", "id": "c-1", "type": "dev.headrace.retrain.requested", "data": {"reason": "drift; $(rm -rf x) `y`"}}
 
 
-async def told(argv: list[str], *events: dict[str, object], types: tuple[str, ...] = (), timeout_s: float = 20) -> CommandStatistics:
+async def told(argv: list[str], *events: Mapping[str, object], types: tuple[str, ...] = (), timeout_s: float = 20) -> CommandStatistics:
     one = EventCommand(argv, types, timeout_s)
     one.start()
     for event in events:
         one.offer(event)
-    await one.drained()
+    n_wanted = len([event for event in events if not types or str(event["type"]).startswith(types)])
+    async with asyncio.timeout(60):
+        while one.statistics.done + one.statistics.failed < n_wanted:
+            await asyncio.sleep(0.01)
     await one.close()
     return one.statistics
 
@@ -65,6 +69,12 @@ async def test_what_takes_too_long_is_killed_with_its_children(tmp_path: Path) -
             await asyncio.sleep(0.01)
         else:
             pytest.fail(f"{pid} is alive")
+
+
+async def test_it_may_write_before_it_reads() -> None:
+    large = {**EVENT, "data": {"text": "x" * 1_000_000}}
+    writes = script("import sys; sys.stdout.write('y' * 1_000_000); sys.stdout.flush(); sys.exit(len(sys.stdin.read()) < 1_000_000)")
+    assert await told(writes, large) == CommandStatistics(done=1)
 
 
 async def test_a_queue_that_is_full_drops_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
