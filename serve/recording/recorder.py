@@ -46,7 +46,7 @@ WATCH_S = 0.02
 BEHIND = 8
 PATIENT_NICE = 10
 # Being nice is not enough: EEVDF lets whoever runs finish a slice of a millisecond or more. The patient thread sleeps between its pieces.
-BREATH_S = 0.00005
+BREATH_S = 0.0002
 # After a failure that nobody has thought of.
 _REPOSE_S = 1.0
 

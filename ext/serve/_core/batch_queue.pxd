@@ -26,7 +26,8 @@ cdef struct Batch:
     int64_t rows
     bint is_shadow
     uint64_t n_runs                     # ever: with the thread's index, names of its runs
-    uint64_t cpu_ns                     # of the thread before the run, where the version is watched; else 0
+    uint64_t cpu_ns                     # of the thread at cpu_at, before the run, where the version is watched; else 0
+    uint64_t cpu_at
     Request* expired                    # taken out of the queue because their deadline passed; chain by next
     Request** requests                  # [MAX_BATCH_REQUESTS]
     void** inputs                       # [MAX_BATCH_REQUESTS] Tensor**, for runner_run

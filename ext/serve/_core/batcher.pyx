@@ -26,6 +26,7 @@ cdef enum:
     SURPRISE_SHARE = 100                # ... bans it from I/O threads for so many times as long: 1 % of their time at most
     SURPRISE_BAN_S = 60                 # and at most so long
     WATCH_NS = 1000000000               # after a run that took so long, and may have been descheduled
+    CPU_SAMPLE_NS = 500000              # then the CPU time is taken so often: each time is a system call
 
 
 # --- running a batch ----------------------------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ cdef void count_batch(const Batch* run, int thread, int64_t rows, uint64_t oldes
     # A run that was descheduled for a slice of the scheduler says nothing about the model: the CPU time of the next ones will tell. It
     # moves the average by an eighth at most.
     if took > SURPRISE_NS and version.may_inline:
-        if took > SLICES_NS or run.cpu_ns and thread_cpu_ns() - run.cpu_ns > SURPRISE_NS:
+        if took > SLICES_NS or run.cpu_ns and thread_cpu_ns() - run.cpu_ns > SURPRISE_NS + (start - run.cpu_at):
             counter_set(&version.inline_from, end + min(took * SURPRISE_SHARE, <uint64_t>SURPRISE_BAN_S * 1000000000))
         counter_set(&version.watched_until, end + WATCH_NS)
     counter_set(&version.run_ns[index], took if before == 0 else before - before // 8 + min(took, 2 * before) // 8)
@@ -128,7 +129,10 @@ cdef void run_part(Batch* batch, int first, int n, int thread) noexcept nogil:
     # Names the run within this worker's life: the thread above, its count of runs below.
     cdef uint64_t batch_id = (<uint64_t>thread + 1) << 48 | batch.n_runs
     batch.n_runs += 1
-    batch.cpu_ns = thread_cpu_ns() if start < counter_read(&batch.version.watched_until) else 0
+    if start >= counter_read(&batch.version.watched_until):
+        batch.cpu_ns = 0
+    elif batch.cpu_ns == 0 or start > batch.cpu_at + CPU_SAMPLE_NS:
+        batch.cpu_ns, batch.cpu_at = thread_cpu_ns(), start
     times.gathered = times.ran = times.scattered = start
     for i in range(first, first + n):
         request = batch.requests[i]

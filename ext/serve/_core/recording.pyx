@@ -88,17 +88,18 @@ cdef Slice plain_text(Request* request, Slice text) noexcept nogil:
 
 
 cdef Slice id_of(IoThread* io, const Call* call, Request* request) noexcept nogil:
-    """The OIP id, else x-request-id or ours; messages of a stream that bring none get one each."""
+    """The OIP id, else x-request-id or ours; messages of a stream that bring none get one each. The client's bytes, or the arena's."""
     cdef char* made
+    cdef Slice text = call.request_id
     if request.infer.has_id and request.infer.id.length:
-        return plain_text(request, request.infer.id)
-    if not request.stream:
-        return plain_text(request, call.request_id)
-    made = <char*>arena_alloc(&request.arena, UUID_TEXT)
-    if made == NULL:
-        return slice_make(NULL, 0)
-    uuid7_text(io.hooks.wall_ms, io.hooks.random, made)
-    return slice_make(made, UUID_TEXT)
+        text = request.infer.id
+    elif request.stream:
+        made = <char*>arena_alloc(&request.arena, UUID_TEXT)
+        if made == NULL:
+            return slice_make(NULL, 0)
+        uuid7_text(io.hooks.wall_ms, io.hooks.random, made)
+        return slice_make(made, UUID_TEXT)
+    return slice_make(text.data, min(text.length, <size_t>MAX_RECORDED_TEXT))
 
 
 cdef Slice trace_of(const Call* call) noexcept nogil:
@@ -156,7 +157,7 @@ cdef void record_begin(IoThread* io, const Call* call, Request* request) noexcep
         drop(io, stream, DROPPED_MEMORY, 1)
         return
     memset(note, 0, sizeof(RecordNote))
-    note.id = id
+    note.id = plain_text(request, id)                   # only now: of most requests nothing is copied where few are recorded
     note.trace = trace_of(call)
     if note.trace.length:
         note.trace = arena_copy(&request.arena, note.trace.data, note.trace.length)
