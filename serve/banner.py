@@ -19,6 +19,8 @@ def banner(settings: Settings, ready: Ready, ports: Ports) -> str:
              ("admin", settings.admin_host, ports.admin))
     listening = [f"{name} {address}:{port}" for name, address, port in bound if port is not None]
     lines = [f"headrace {__version__} {_state(settings, ready)} on {ready.device}", f"  ports   {'   '.join(listening)}"]
+    if settings.recording.records is not None:    # the environment may have said so, for `headrace records`
+        lines.append(f"  rows    recorded in {settings.recording.records}")
     lines += [f"  {'models' if at == 0 else '':6}  {_model(model)}" for at, model in enumerate(ready.models)]
     lines += [f"  {'try' if at == 0 else '':6}  {line}" for at, line in enumerate(_examples(settings, ready, ports))]
     return "\n".join(lines)

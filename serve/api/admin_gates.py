@@ -45,7 +45,8 @@ def gate_routes(routing: Routing) -> APIRouter:
     async def get_gate(model: str, version: str) -> JSONResponse:
         found = await routing.gates(model, version)
         if not found:
-            raise NotFound(f"there is no gate report of version {version} of '{model}': run `headrace gate {model} {version} --submit`")
+            raise NotFound(f"there is no gate report of version {version} of '{model}': run `headrace gate {model} {version} "
+                           "--data FILE --submit` (or --records DIR)")
         return JSONResponse(plain(found[0]))
 
     return router

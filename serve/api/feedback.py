@@ -4,6 +4,7 @@ One item says: the answer to request `request_id`, row `row`, was about somethin
 or it was worth `reward`. docs/feedback.md says what becomes of it.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ KEYS = ("request_id", "row", "label", "reward", "name", "time")
 # What outcomes of a joined ground truth are called: nobody else's label may be.
 BUILT_IN = ("accuracy", "auc", "brier", "f1", "mae", "mse")
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # RFC 3339, section 5.6; datetime.fromisoformat reads more than that.
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?([Zz]|[+-]\d\d:\d\d)")
@@ -38,7 +40,7 @@ def items_of(body: Mapping[str, Any]) -> tuple[list[Any], str]:
         raise InvalidArgument(f"the body has 'feedback' and '{other}': send one item, or {{\"feedback\": [item, ...]}}")
     items = body["feedback"]
     if not isinstance(items, list):
-        raise InvalidArgument(f"'feedback' must be an array of items, got {type(items).__name__}")
+        raise InvalidArgument(f"'feedback' must be an array of items, got {_shown(items)}")
     check_count(len(items))
     return items, "feedback"
 
@@ -105,6 +107,9 @@ def _id(value: object) -> str:
     text = _text("request_id", value)
     if (n := len(text.encode())) > MAX_ID:
         raise InvalidArgument(f"'request_id' must have at most {MAX_ID:,} bytes of UTF-8, got {n:,}: {_shown(text)}")
+    # The end of the line that it was cut from, mostly: nobody has such an id, and the label would find no row.
+    if _CONTROL.search(text):
+        raise InvalidArgument(f"'request_id' holds a control character, got {_shown(text)}: send the id alone, without the end of its line")
     return text
 
 
@@ -164,7 +169,8 @@ def flag_of(query: Callable[[str], list[str]], name: str) -> bool:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    """As the client wrote it: JSON, but for texts, whose quotes would not be told from the message's."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

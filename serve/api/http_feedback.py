@@ -36,6 +36,8 @@ class FeedbackHandler:
 
 
 def _labels(request: HttpRequest) -> list[Label]:
+    if not request.body:
+        raise InvalidArgument('the body is empty: send one item, {"request_id": ..., "label": ...}, or {"feedback": [item, ...]}')
     items, place = feedback.items_of(request.json_object(BODY_LIMIT_BYTES))
     return feedback.labels_of(items, place)
 

@@ -44,6 +44,8 @@ def feedback(
         return
     if request_id is None or (label is None) == (reward is None):
         raise typer.BadParameter("give --request-id with --label or --reward, or --file")
+    if any(letter < " " or letter == "\x7f" for letter in request_id):
+        raise typer.BadParameter(f"--request-id {request_id!r} holds a control character: give the id alone, without the end of its line")
     with Client(url) as client:
         client.feedback(
             model, request_id, None if label is None else value_of(label), reward=reward, row=row, name=name,

@@ -53,9 +53,9 @@ def gate(
     minimum: Annotated[Limits, typer.Option("--min", metavar=_LIMIT, show_default=False, help="accuracy=0.95, f1=..., auc=...")] = None,
     maximum: Annotated[Limits, typer.Option("--max", metavar=_LIMIT, show_default=False, help="mae=2.5")] = None,
     max_drop: Annotated[Limits, typer.Option("--max-drop", metavar=_LIMIT, show_default=False,
-                                             help="Against the stable version: accuracy=0.01")] = None,
+                                             help="Against the stable version: accuracy=0.01, the default; none: no limit.")] = None,
     max_rise: Annotated[Limits, typer.Option("--max-rise", metavar=_LIMIT, show_default=False,
-                                             help="Against the stable version: mae=0.05, a share of its own.")] = None,
+                                             help="Against the stable version: mae=0.05, a share of its own; none: no limit.")] = None,
     min_agreement: Annotated[float | None, typer.Option("--min-agreement", help="Share of the rows.", show_default=False)] = None,
     max_latency_ratio: Annotated[float | None, typer.Option("--max-latency-ratio", help="Of the medians.", show_default=False)] = None,
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Measure no times.")] = False,
@@ -128,12 +128,12 @@ def _settings(
         raise ConfigurationError(f"{path or 'flags'}: {error}") from error
 
 
-def _limit(text: str) -> tuple[str, float]:
+def _limit(text: str) -> tuple[str, float | None]:
     name, _, value = text.partition("=")
     try:
-        return name, float(value)
+        return name, None if value == "none" else float(value)
     except ValueError as error:
-        raise ConfigurationError(f"{text!r}: want METRIC=VALUE, accuracy=0.95 for instance") from error
+        raise ConfigurationError(f"{text!r}: want METRIC=VALUE, accuracy=0.95 for instance, or METRIC=none") from error
 
 
 def _run(

@@ -1,5 +1,7 @@
 """`headrace monitor`: what the server sees of drift and performance, and the baselines that it compares with."""
 
+import errno
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,7 +45,8 @@ def status(
 @monitor.command("report")
 def report(
     model: Model,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write it.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write it; - is standard output.")]
+    = Path("report.html"),
     version: Version = "", since: Since = "",
     limit: Annotated[int, typer.Option("--windows", min=1, max=2016, metavar="N", help="At most so many of each version.")] = 288,
     admin: Admin = DEFAULT_ADMIN,
@@ -55,8 +58,12 @@ def report(
     with connected(admin) as client:
         document = client.monitoring(model, version, since=since, limit=limit)
     made = rfc3339(clock.wall_ns())[:16].replace("T", " ") + " UTC"
+    page = report_html(document, made)
+    if str(output) == "-":
+        sys.stdout.buffer.write(page.encode())
+        return
     try:
-        output.write_text(report_html(document, made), encoding="utf-8")
+        output.write_text(page, encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"cannot write {output}: {error.strerror}") from error
     print(output)
@@ -105,6 +112,8 @@ def baseline(
         raise typer.BadParameter("give one of --from FILE, --from-records and --from-shadow")
     if file is None and not from_records and not from_shadow:
         return _show_server(model, version, as_json, admin)
+    if output is not None and not output.parent.is_dir():       # before the work
+        raise ConfigurationError(f"cannot write {output}: {os.strerror(errno.ENOENT)}; give --output FILE, or --submit it to the server")
     target = _target(repository, model, version)
     if file is not None:
         found = _of_file(target, file, labels, column or [], rows, chunk_rows)

@@ -75,7 +75,8 @@ def _series(document: Document, series: Document) -> list[RenderableType]:
     name = (series["version"], series["variant"])
     windows = [one for one in document["windows"] if (one["version"], one["variant"]) == name]
     realised = [one for one in document["realised"] if (one["version"], one["variant"]) == name]
-    parts: list[RenderableType] = [Text.assemble((f"version {name[0]} ", "bold"), f"as {name[1]}  ", (_baseline(series), "dim"))]
+    as_variant = f"as {name[1]}  " if name[1] not in ("", name[0]) else " "
+    parts: list[RenderableType] = [Text.assemble((f"version {name[0]} ", "bold"), as_variant, (_baseline(series), "dim"))]
     latest = series["latest"]
     if latest is None:
         return parts

@@ -126,6 +126,8 @@ def verify(place: Place, form: As = Format.TABLE, state_dir: StateDir = None) ->
 
     with bar() as report:
         found = over(store, home_of(state_dir), progress=report)
+    if found.is_empty and found.is_intact:
+        say(f"nothing was recorded in {place} yet")
     for warning in found.warnings:
         say(warning)
     if form is Format.TABLE:

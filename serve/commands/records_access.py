@@ -71,11 +71,9 @@ def store_at(place: str) -> "RecordsStore":
             importlib.import_module(name)
     except ImportError as error:
         raise ConfigurationError(f"{error.name} is not installed: pip install 'headrace[records]'") from error
-    from serve.recording.stores import open_store
+    from serve.recording.stores import existing_store
 
-    if "://" not in place and not Path(place).is_dir():
-        raise ConfigurationError(f"there is no records directory {place}; a server makes it: headrace serve --records {place}")
-    return open_store(place)
+    return existing_store(place)
 
 
 def home_of(state_dir: Path | None) -> Path:

@@ -1,6 +1,5 @@
 """Recorded rows, drawn: as tables for people, as CSV and JSON Lines for programs."""
 
-import csv
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from serve.commands.traffic_view import plain_table
-from serve.recording.values import cell, plain_rows
+from serve.recording.values import cell, csv_writer, plain_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,8 +38,8 @@ def print_batches(
 
 
 def write_csv(names: Sequence[str], batches: "Iterable[pa.RecordBatch]", *, with_head: bool = True) -> None:
-    """RFC 4180, with the names as first record."""
-    writer = csv.writer(sys.stdout)
+    """RFC 4180 but for its line ends, with the names as first record."""
+    writer = csv_writer(sys.stdout)
     if with_head:
         writer.writerow(names)
     for batch in batches:
@@ -99,7 +98,7 @@ def _tail_line(row: Mapping[str, Any]) -> Text:
     is_bad = row["status"] >= 400
     line = Text.assemble(
         (f"{row['ts'].replace('T', ' '):<26.26}  ", "dim"), (f"{row['model']}/{row['version']}", "bold"), f"  {row['variant']}  ",
-        (str(row["status"]), "red" if is_bad else "green"), f"  {row['total_us'] / 1000:,.1f} ms  ", (f"{row['request_id']}", "dim"))
+        (str(row["status"]), "red" if is_bad else "green"), f"  {_duration(row['total_us'])}  ", (f"{row['request_id']}", "dim"))
     if row["row"] > 0:
         line.append(f"#{row['row']}", "dim")
     if row["error_codes"]:
@@ -108,6 +107,10 @@ def _tail_line(row: Mapping[str, Any]) -> Text:
         if name.startswith(("in_", "out_")) and value is not None:
             line.append(f"  {name}=", "dim").append(short(value))
     return line
+
+
+def _duration(us: int) -> str:
+    return f"{us / 1000:,.1f} ms" if us >= 1000 else f"{us} us"
 
 
 def tail_lines(rows: "pa.Table") -> list[Text]:
@@ -120,7 +123,8 @@ def accounts_of(found: "Verification") -> list[dict[str, Any]]:
     return [{
         "replica": one.replica, "epoch": one.epoch, "state": one.state, "assigned": one.assigned, "found": one.found.rows,
         "dropped": sum(one.dropped.values()), "lost": one.lost, "torn": one.torn, "bad": one.bad, "purged": one.purged,
-        "under_way": one.under_way, "twice": one.found.twice, "unexplained": one.unexplained, "gaps": one.found.n_gaps,
+        "missing": one.missing, "under_way": one.under_way,
+        "twice": one.found.twice, "unexplained": one.unexplained, "gaps": one.found.n_gaps,
     } for one in found.accounts]
 
 
@@ -131,14 +135,14 @@ def verification_json(found: "Verification") -> str:
 
 def verification_picture(found: "Verification") -> RenderableType:
     """A line for each epoch, gaps below, then the verdict."""
-    table = plain_table("replica", "epoch", "", "numbered", "found", "dropped", "lost", "torn", "bad", "purged", "under way")
+    table = plain_table("replica", "epoch", "", "numbered", "found", "dropped", "lost", "torn", "bad", "purged", "missing", "under way")
     for column in table.columns[3:]:
         column.justify = "right"
     gaps = []
     for account in found.accounts:
         numbered = "?" if account.assigned is None else f"{account.assigned:,}"
         counts = (account.found.rows, sum(account.dropped.values()), account.lost, account.torn, account.bad, account.purged,
-                  account.under_way)
+                  account.missing, account.under_way)
         table.add_row(Text(account.replica), str(account.epoch), Text(account.state, "dim"), numbered, *(f"{count:,}" for count in counts))
         if account.found.gaps:
             shown = ", ".join(f"{first}-{last}" if first < last else str(first) for first, last in account.found.gaps[:_GAPS_SHOWN])
@@ -150,6 +154,8 @@ def verification_picture(found: "Verification") -> RenderableType:
         verdict.append(f"{len(found.faults)} faults", "red")
     elif unknown:
         verdict.append(f"no faults, but the counters of {unknown} epochs are not on this machine", "yellow")
+    elif found.is_empty:
+        verdict.append("nothing is recorded", "yellow")
     else:
         verdict.append("everything is there", "green")
     return Group(table, *gaps, verdict, *(Text(f"  {fault}", "red") for fault in found.faults))

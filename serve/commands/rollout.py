@@ -74,6 +74,7 @@ def list_rollouts(
 
 
 @rollout.command("show")
+@rollout.command("status", hidden=True)      # what other tools call it
 def show_rollout(name: Rollout, as_json: Json = False, admin: Admin = DEFAULT_ADMIN) -> None:
     """One rollout as it stands."""
     from serve.commands.rollout_view import rollout_picture

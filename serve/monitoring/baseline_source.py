@@ -120,7 +120,8 @@ def _select(
     if label:
         cells += ["l.text AS text", "l.value AS value"]
         join = (f" LEFT JOIN (SELECT * FROM labels WHERE model = {literal(model)} AND name = {literal(label)} QUALIFY row_number() OVER "    # noqa: S608
-                "(PARTITION BY request_id, row ORDER BY ts_ns DESC, seq DESC) = 1) l ON r.request_id = l.request_id AND r.row = l.row")
+                "(PARTITION BY request_id, row ORDER BY ts_ns, replica, epoch, seq) = 1) l"
+                " ON r.request_id = l.request_id AND r.row = l.row")
     whose = f"r.variant {'=' if shadow else '<>'} {literal(SHADOW)}"
     of_version = f"r.version = {literal(version.version)} AND r.digest = {literal(version.digest)} AND r.row >= 0 AND {whose}"
     return f"SELECT {', '.join(cells)} FROM {quoted(view)} r{join} WHERE {of_version} ORDER BY r.ts_ns, r.seq LIMIT {n_rows}"   # noqa: S608

@@ -5,7 +5,7 @@ detector that has fired begins anew with the next value. State is a JSON documen
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,6 +23,8 @@ class Adwin:
 
     rows: rows[i] are buckets (sum, sum of squared deviations) of 2^i values, the oldest first; at most 5 of each size, of six the two
     oldest become one of the next: O(log n) memory. Every `clock` values each cut between buckets is looked at.
+    means: before and after the clearest cut at its newest alarm; no part of the state that is stored. What it keeps is no measure of
+    after: it stops dropping at the first window without a certain cut, which holds much of the time before the change.
     """
 
     delta: float = DELTA
@@ -33,6 +35,7 @@ class Adwin:
     deviations: float = 0.0
     ticks: int = 0
     has_fired: bool = False
+    means: tuple[float, float] = field(default=(0.0, 0.0), compare=False)
 
     @property
     def mean(self) -> float:
@@ -48,6 +51,8 @@ class Adwin:
         self.has_fired = False
         if self.ticks % self.clock == 0 and self.n > _GRACE:
             while self._has_cut():
+                if not self.has_fired:
+                    self.means = self._clearest()
                 self.has_fired = True
                 self._drop_oldest()
         return self.has_fired
@@ -71,14 +76,22 @@ class Adwin:
             self.rows[size + 1].append((sum_a + sum_b, dev_a + dev_b + n * n * apart * apart / (n + n)))
             del row[:2]
 
-    def _has_cut(self) -> bool:
+    def _cuts(self) -> Iterator[tuple[float, float, float, float]]:
+        """(values before, after, mean before, after), the oldest first."""
         n0, n1, sum0, sum1 = 0.0, float(self.n), 0.0, self.total
         for size in range(len(self.rows) - 1, -1, -1):
             for total, _ in self.rows[size]:
                 n0, n1, sum0, sum1 = n0 + (1 << size), n1 - (1 << size), sum0 + total, sum1 - total
-                if n0 >= _MIN_SIDE <= n1 and self._differ(n0, n1, sum0 / n0 - sum1 / n1):
-                    return True
-        return False
+                if n0 >= _MIN_SIDE <= n1:
+                    yield n0, n1, sum0 / n0, sum1 / n1
+
+    def _has_cut(self) -> bool:
+        return any(self._differ(n0, n1, before - after) for n0, n1, before, after in self._cuts())
+
+    def _clearest(self) -> tuple[float, float]:
+        """Means before and after the cut between whose parts most of the variance lies."""
+        _, _, before, after = max(self._cuts(), key=lambda cut: cut[0] * cut[1] * (cut[2] - cut[3]) ** 2)
+        return before, after
 
     def _differ(self, n0: float, n1: float, apart: float) -> bool:
         """The bound of ADWIN2: normal, with a correction for small windows."""

@@ -7,7 +7,7 @@ verdict is the worst of the checks, failures before doubts: a candidate that was
 from collections.abc import Iterator
 
 from serve.monitoring import paired
-from serve.monitoring.gate_checks import bounded, check_of, counted, held, shown
+from serve.monitoring.gate_checks import bounded_share, check_of, counted, held, percent, shown
 from serve.monitoring.gate_evidence import Evidence, LatencySample
 from serve.monitoring.gate_metrics import metric_checks
 from serve.monitoring.gate_report import Check, CheckStatus, Verdict, verdict_of
@@ -82,7 +82,8 @@ def _agreement(evidence: Evidence, settings: GateSettings) -> Iterator[Check]:
         # The replay is to be what was served: an estimate below says that it is not, so few rows as they may be.
         status = PASS if found.estimate >= wanted.recorded else FAIL
         yield check_of("recorded", status, found, wanted.recorded, evidence.recorded.of,
-                       f"version {evidence.stable} repeats its recorded answers on {bounded(found)} of {{rows}}; at least {{limit}}")
+                       f"version {evidence.stable} repeats its recorded answers on {bounded_share(found)} of {{rows}}; "
+                       f"at least {percent(wanted.recorded)}")
     if evidence.agreement is None:
         if wanted.min is not None and evidence.stable:
             yield Check(name="agreement", status=NOT_ENOUGH_DATA,
@@ -96,9 +97,9 @@ def _agreement(evidence: Evidence, settings: GateSettings) -> Iterator[Check]:
         return
     found = paired.share(evidence.agreement.agree, evidence.agreement.of, settings.confidence)
     differing = {name: count for name, count in evidence.agreement.differing.items() if count}
-    said = "" if least is None else "; at least {limit}"
+    said = "" if least is None else f"; at least {percent(least)}"
     yield check_of("agreement", held(found, least, "least", settings), found, least, evidence.agreement.of,
-                   f"answers as version {evidence.stable} on {bounded(found)} of {{rows}}{said}",
+                   f"answers as version {evidence.stable} on {bounded_share(found)} of {{rows}}{said}",
                    {"differing_rows": dict(differing)} if differing else {})
 
 

@@ -37,6 +37,16 @@ def bounded(found: Interval) -> str:
     return f"{shown(found.estimate)} ({shown(found.low)} to {shown(found.high)})"
 
 
+def bounded_share(found: Interval) -> str:
+    """97.2 % (96.1 % to 98 %)."""
+    return f"{percent(found.estimate)} ({percent(found.low)} to {percent(found.high)})"
+
+
+def percent(share: float) -> str:
+    """Four digits: 99.87 %."""
+    return f"{100 * share:.4g} %"
+
+
 def shown(value: float | None) -> str:
     """Four digits."""
     return "" if value is None else f"{value:.4g}"
@@ -47,4 +57,4 @@ def counted(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
-__all__ = ["bounded", "check_of", "counted", "held", "shown"]
+__all__ = ["bounded", "bounded_share", "check_of", "counted", "held", "percent", "shown"]

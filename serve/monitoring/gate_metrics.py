@@ -61,7 +61,8 @@ def _incomparable(name: str, stable: str) -> Check:
     if not stable:
         return Check(name=f"{name}_vs_stable", status=CheckStatus.TOLD, text=f"{name}: there is no stable version to compare with")
     return Check(name=f"{name}_vs_stable", status=CheckStatus.NOT_ENOUGH_DATA,
-                 text=f"{name}: version {stable} has other inputs and cannot be asked the same; give an absolute limit")
+                 text=f"{name}: version {stable} has other inputs and cannot be asked the same; give an absolute limit, "
+                      f"and none against it ({'--max-rise' if name == 'mae' else '--max-drop'} {name}=none)")
 
 
 def _accuracy(limits: MetricLimits, labelled: Classified, is_compared: bool, settings: GateSettings) -> Iterator[Check]:

@@ -14,7 +14,7 @@ from serve.monitoring.replay_rows import Column, ReplayRows, replay_rows
 from serve.recording.query import Records
 from serve.recording.reading import read
 from serve.recording.relations import ALWAYS, Period
-from serve.recording.stores import open_store
+from serve.recording.stores import existing_store
 from serve.recording.views import literal, quoted
 from serve.records import SHADOW
 from serve.types import TensorSpec
@@ -29,10 +29,12 @@ def read_recorded(
     """At most n_rows answered rows of any version, drawn by hash of their ids: the same as long as the records are.
 
     url: of --records. label: name of a label, "" joins none. home: `records` of a state directory that is not where it was. say: takes
-    warnings. Raises ConfigurationError for an input that is not recorded, NotFound when nothing of the model is, and as a query does.
+    warnings. Raises ConfigurationError for a folder that is not there and an input that is not recorded, NotFound when nothing of the model
+    is, and as a query does.
     """
-    with read(open_store(url), home) as reading:
-        records = Records(open_store(url), reading.snapshot)
+    store = existing_store(url)
+    with read(store, home) as reading:
+        records = Records(store, reading.snapshot)
         view = records.view("raw", model)
         columns = [name for name, _ in records.columns(view)]
         missing = [spec.name for spec in inputs if f"in_{spec.name}" not in columns]
@@ -63,9 +65,10 @@ def _select(view: str, model: str, label: str, inputs: Sequence[TensorSpec], out
     join, order = "", "hash(r.request_id, r.row), r.ts_ns, r.seq"
     if label:
         cells.append("coalesce(l.text, CAST(l.value AS VARCHAR)) AS label")
-        # The last label of the name counts. Labelled rows first: a row that nobody knows the truth of says less.
+        # The first label of the name counts, as in the join. Labelled rows first: a row that nobody knows the truth of says less.
         join = (f" LEFT JOIN (SELECT * FROM labels WHERE model = {literal(model)} AND name = {literal(label)} QUALIFY row_number() OVER "
-                "(PARTITION BY request_id, row ORDER BY ts_ns DESC, seq DESC) = 1) l ON r.request_id = l.request_id AND r.row = l.row")
+                "(PARTITION BY request_id, row ORDER BY ts_ns, replica, epoch, seq) = 1) l "
+                "ON r.request_id = l.request_id AND r.row = l.row")
         order = f"(l.request_id IS NULL), {order}"
     return f"SELECT r.digest, {', '.join(cells)} FROM {quoted(view)} r{join} WHERE {chosen} ORDER BY {order} LIMIT {n_rows}"
 

@@ -3,10 +3,11 @@
 `GateSettings` is the document; docs/gate.md says what it does, docs/schemas/gate-settings.schema.json is generated from here.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 _STRICT = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -63,12 +64,12 @@ class LatencyLimits(BaseModel):
     runs: Annotated[int, Field(ge=10, le=MAX_RUNS)] = Field(default=500, description="Of each version and batch size, at most.")
     seconds: Positive = Field(default=20.0, description="For one batch size, both versions together, at most.")
     max_median_ratio: Positive | None = Field(default=1.25, description="Of the candidate's median to the stable version's; null: none.")
-    max_p99_ratio: Positive | None = Field(default=None, description="The same of the 99th percentile.")
+    max_p99_ratio: Positive | None = Field(default=None, description="The same of the 99th percentile. Wants 437 runs by default.")
     slack_ms: NotNegative = Field(
         default=0.05, description="Slower by at most this is within both ratios: nobody waits for it."
     )
     max_median_ms: Positive | None = Field(default=None, description="Of the candidate, at each batch size.")
-    max_p99_ms: Positive | None = Field(default=None, description="Of the candidate, at each batch size.")
+    max_p99_ms: Positive | None = Field(default=None, description="Of the candidate, at each batch size. Wants 368 runs by default.")
 
 
 class MetricLimits(BaseModel):
@@ -77,9 +78,9 @@ class MetricLimits(BaseModel):
     model_config = _STRICT
     min: Finite | None = Field(default=None, description="At least.")
     max: Finite | None = Field(default=None, description="At most.")
-    max_drop: NotNegative | None = Field(default=None, description="Less than the stable version by at most this.")
+    max_drop: NotNegative | None = Field(default=None, description="Below the stable version by at most this. Default 0.01; null: none.")
     max_rise: NotNegative | None = Field(
-        default=None, description="More than the stable version by at most this share of the stable version's."
+        default=None, description="More than the stable version by at most this share of the stable version's. Default 0.05; null: none."
     )
 
 
@@ -107,9 +108,28 @@ class GateSettings(BaseModel):
     latency: LatencyLimits | None = Field(default=LatencyLimits(), description="null: not measured.")
     metrics: Mapping[MetricName, MetricLimits] | None = Field(
         default=None,
-        description="By metric, where rows have labels. Default accuracy {max_drop: 0.01} or, for numbers, mae {max_rise: 0.05}.",
+        description="By metric, where rows have labels. Default accuracy or, for numbers, mae, with its default limit.",
     )
     positive: str = Field(default="", description="Class whose score auc is about. Default monitoring.positive of model.yaml, or the last.")
+
+    @field_validator("metrics")
+    @classmethod
+    def _compared_by_default(cls, metrics: Mapping[MetricName, MetricLimits] | None) -> Mapping[MetricName, MetricLimits] | None:
+        # An absolute limit does not switch the comparison with the stable version off; null does. The report says which limits held.
+        return None if metrics is None else {name: _with_default(name, limits) for name, limits in metrics.items()}
+
+    @model_validator(mode="after")
+    def _runs_bound_p99(self) -> Self:
+        times = self.latency
+        if times is None:
+            return self
+        # Both sides of a ratio share the error.
+        for name, limit, each in (("max_p99_ms", times.max_p99_ms, 1), ("max_p99_ratio", times.max_p99_ratio, 2)):
+            least = math.ceil(math.log((1 - self.confidence) / 2 / each) / math.log(0.99))
+            if limit is not None and times.runs < least:
+                raise ValueError(f"latency.runs: {times.runs:,} are too few for latency.{name}; at least {least:,} bound a 99th percentile "
+                                 f"at confidence {self.confidence:g}: give more, or leave the limit out")
+        return self
 
     @model_validator(mode="after")
     def _limits_fit_their_metric(self) -> Self:
@@ -124,7 +144,14 @@ class GateSettings(BaseModel):
 
 def default_metrics(is_classification: bool) -> dict[MetricName, MetricLimits]:
     """What labelled rows are held against where the settings name no metric."""
-    return {"accuracy": MetricLimits(max_drop=DEFAULT_DROP)} if is_classification else {"mae": MetricLimits(max_rise=DEFAULT_RISE)}
+    name: MetricName = "accuracy" if is_classification else "mae"
+    return {name: _with_default(name, MetricLimits())}
+
+
+def _with_default(name: MetricName, limits: MetricLimits) -> MetricLimits:
+    """With the default limit against the stable version where none is given; null is given."""
+    key, default = ("max_rise", DEFAULT_RISE) if name == "mae" else ("max_drop", DEFAULT_DROP)
+    return limits if key in limits.model_fields_set else limits.model_copy(update={key: default})
 
 
 __all__ = ["Agreement", "GateSettings", "LatencyLimits", "MetricLimits", "MetricName", "Tolerance", "default_metrics"]

@@ -19,6 +19,8 @@ from serve.monitoring.realised_sums import RealisedSums, sums_of
 from serve.recording.join_state import FILE as JOINING
 
 FILE = "realised.db"
+# Of ADWIN, whose alarm is an alert: a tenth of the usual 0.002, at which one series in a hundred of 60,000 labels alarms by chance.
+ALERT_DELTA = 0.0002
 # Windows of a series that are kept.
 MAX_WINDOWS = 2016
 
@@ -31,6 +33,7 @@ _EMPTY: Mapping[str, Any] = {"batch": 0, "before": {}, "after": {}}
 _PLACE = "model = ? AND version = ? AND variant = ? AND start_ns = ?"
 _SERIES = "model = ? AND version = ? AND variant = ?"
 
+ADWIN, PAGE_HINKLEY = "adwin", "page_hinkley"
 Key = tuple[Series, int]        # a series, and the start of a window
 
 
@@ -52,22 +55,31 @@ class RealisedWindow:
 
 @dataclass(slots=True)
 class Detectors:
-    """Of one series. Both look at the same errors."""
+    """Of one series. Both look at the same errors.
 
-    adwin: Adwin = field(default_factory=Adwin)
+    Page-Hinkley is evidence and no alarm by itself: its threshold is fixed, but chance moves its sum by some sqrt(p(1 - p) / 2e-4) at an
+    error rate of p, and takes it there sooner or later.
+    """
+
+    adwin: Adwin = field(default_factory=lambda: Adwin(ALERT_DELTA))
     page_hinkley: PageHinkley = field(default_factory=PageHinkley)
 
     def update(self, error: float, at_ns: int) -> list[dict[str, Any]]:
-        """What fired at this error, if errors have become more: fewer are no alarm."""
-        found = []
-        before = self.adwin.mean
-        if self.adwin.update(error) and self.adwin.mean > before:
-            found.append({"detector": "adwin", "ts_ns": at_ns, "before": before, "after": self.adwin.mean})
-        mean = self.page_hinkley.mean
-        if self.page_hinkley.update(error):
-            one = self.page_hinkley
-            if one.least is not None and one.up - one.least > one.threshold:
-                found.append({"detector": "page_hinkley", "ts_ns": at_ns, "before": mean, "after": self.adwin.mean})
+        """What fired at this error, if errors have become more: fewer are no alarm.
+
+        ADWIN's before and after: means of its window before and after the change. Page-Hinkley's mean: of all before; risen: of its sum.
+        """
+        found: list[dict[str, Any]] = []
+        if self.adwin.update(error):
+            before, after = self.adwin.means
+            if after > before:
+                found.append({"detector": ADWIN, "ts_ns": at_ns, "before": before, "after": after})
+        page_hinkley = self.page_hinkley
+        mean = page_hinkley.mean
+        if page_hinkley.update(error) and page_hinkley.least is not None:
+            risen = page_hinkley.up - page_hinkley.least
+            if risen > page_hinkley.threshold:
+                found.append({"detector": PAGE_HINKLEY, "ts_ns": at_ns, "mean": mean, "risen": risen, "threshold": page_hinkley.threshold})
         return found
 
 
@@ -222,8 +234,9 @@ def _detectors(documents: Mapping[str, Any]) -> dict[Series, Detectors]:
     found: dict[Series, Detectors] = {}
     for key, (adwin, page_hinkley) in documents.items():
         model, version, variant = json.loads(key)
-        found[model, version, variant] = Detectors(adwin_of(adwin), page_hinkley_of(page_hinkley))
+        # A file of an older version has another delta.
+        found[model, version, variant] = Detectors(adwin_of({**adwin, "delta": ALERT_DELTA}), page_hinkley_of(page_hinkley))
     return found
 
 
-__all__ = ["FILE", "MAX_WINDOWS", "Detectors", "RealisedStore", "RealisedWindow"]
+__all__ = ["ADWIN", "ALERT_DELTA", "FILE", "MAX_WINDOWS", "PAGE_HINKLEY", "Detectors", "RealisedStore", "RealisedWindow"]

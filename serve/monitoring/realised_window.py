@@ -8,6 +8,7 @@ from serve.monitoring.alerts import Kind
 from serve.monitoring.baseline import Baseline
 from serve.monitoring.database import Row
 from serve.monitoring.evaluation import performance
+from serve.monitoring.realised_store import ADWIN, PAGE_HINKLEY
 from serve.monitoring.service import Judged, times
 from serve.monitors import MonitoringSpec
 
@@ -15,7 +16,7 @@ from serve.monitors import MonitoringSpec
 def realised_window(message: Mapping[str, Any], spec: MonitoringSpec, baseline: Baseline | None) -> tuple[Row, dict[Kind, Judged]]:
     """message: {"type": "performance", ...} of serve.monitoring.realised. baseline: of the version now; None: there are no bands.
 
-    A window with fewer than `min_rows` labels concludes nothing, but for a detector that has fired.
+    A window with fewer than `min_rows` labels concludes nothing, but for ADWIN's alarm. Page-Hinkley's alone is shown and no alert.
     """
     labelled, metrics, detections = message["labelled"], message["metrics"], message["detections"]
     bands = {} if baseline is None else {
@@ -31,16 +32,16 @@ def realised_window(message: Mapping[str, Any], spec: MonitoringSpec, baseline: 
     found = performance(metrics, bands, spec, baseline.id if baseline is not None else "", labelled)
     if found is not None:
         judged[Kind.REALISED_PERFORMANCE] = found
-    if detections or labelled >= spec.min_rows:
-        judged[Kind.CONCEPT_DRIFT] = Judged(bool(detections), _detected(detections) if detections else {})
+    alarms = [one for one in detections if one["detector"] == ADWIN]
+    if alarms or labelled >= spec.min_rows:
+        judged[Kind.CONCEPT_DRIFT] = Judged(bool(alarms), _detected(alarms[-1], detections) if alarms else {})
     series = (message["model"], message["version"], message["variant"])
     return Row(series, message["from_ns"], document), judged
 
 
-def _detected(detections: list[Mapping[str, Any]]) -> dict[str, Any]:
-    last = next((one for one in reversed(detections) if one["detector"] == "adwin"), detections[-1])
-    said = f"{last['detector'].replace('_', '-')}: the mean error rose from {last['before']:.3g} to {last['after']:.3g}"
-    return {"detections": detections, "said": said}
+def _detected(alarm: Mapping[str, Any], detections: list[Mapping[str, Any]]) -> dict[str, Any]:
+    also = "; Page-Hinkley has fired too" if any(one["detector"] == PAGE_HINKLEY for one in detections) else ""
+    return {"detections": detections, "said": f"the mean error rose from {alarm['before']:.3g} to {alarm['after']:.3g} (ADWIN{also})"}
 
 
 __all__ = ["realised_window"]

@@ -1,5 +1,6 @@
 """Rows to be replayed: each input as a column, row by row or as one array; and columns of a table as a model's inputs."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,7 +82,8 @@ def replay_rows(
     kept = [row for row in range(n) if all(not isinstance(column, list) or column[row] is not None for column in taken.values())]
     if n and not kept:
         shapes = ", ".join(f"{spec.name} {spec.datatype}{list(spec.shape)}" for spec in specs)
-        raise ConfigurationError(f"none of {n:,} rows has values that fit the inputs {shapes}")
+        raise ConfigurationError(f"none of {n:,} rows has values that fit the inputs {shapes}"
+                                 + _misfit(specs, is_batched, columns, sources))
     return ReplayRows(
         n=len(kept),
         source=source,
@@ -91,6 +93,19 @@ def replay_rows(
         digests=[digests[row] for row in kept] if len(digests) else (),
         n_skipped=n - len(kept),
     )
+
+
+def _misfit(
+    specs: Sequence[TensorSpec], is_batched: bool, columns: Mapping[str, Column], sources: Mapping[str, Sequence[str]]
+) -> str:
+    """How many values the first row has for an input that wants another number; "" where that is not the reason."""
+    for spec in specs:
+        shape = spec.shape[1:] if is_batched else spec.shape
+        firsts = [next((row for row in columns[name] if row is not None), None) for name in sources[spec.name]]
+        given = sum(np.asarray(first).size for first in firsts if first is not None)
+        if given and all(size >= 0 for size in shape) and given != math.prod(shape):
+            return f": {spec.name} is given {given:,} value{'' if given == 1 else 's'} a row and wants {math.prod(shape):,}"
+    return ""
 
 
 def _rows_of(column: Column, rows: Sequence[int]) -> Column:

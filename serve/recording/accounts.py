@@ -54,7 +54,8 @@ class Account:
     """Rows of one epoch of one replica.
 
     state: closed: the manifest accounts for it. open: it runs, or was not accounted for yet. unknown: its page is not on this machine.
-    assigned: None where unknown. unexplained: neither found nor anything else that is known to happen to rows.
+    assigned: None where unknown. missing: sealed, and in no whole file, without having been purged (`with_missing` tells the two apart).
+    unexplained: neither found nor anything else that is known to happen to rows.
     """
 
     replica: str
@@ -67,6 +68,7 @@ class Account:
     torn: int = 0
     bad: int = 0
     purged: int = 0
+    missing: int = 0
     under_way: int = 0
     unexplained: int = 0
 
@@ -131,13 +133,37 @@ def _account(key: Key, epoch: EpochState, journals: list[JournalRows], found: Fo
                    under_way=max(0, rest - bad - missing), unexplained=missing or min(0, rest))     # torn rows are among those under way
 
 
+def with_missing(found: Sequence[Account], manifests: Sequence[ManifestState], damaged: Mapping[Key, int]) -> list[Account]:
+    """The accounts, with what is in no whole file divided into purged and missing. damaged: rows of files that are not whole, by owner.
+
+    Manifests count the purged rows of a replica, not of an epoch, and merged files do not say whose rows they have. What `damaged` does not
+    explain is taken to be of the newest epochs, since purging takes the oldest.
+    """
+    left = _unpurged(manifests, found)
+    missing: Counter[Key] = Counter()
+    for is_named in (True, False):
+        for account in sorted(found, key=lambda one: one.epoch, reverse=True):
+            key = account.replica, account.epoch
+            most = damaged.get(key, 0) if is_named else account.purged
+            n = max(0, min(most, account.purged - missing[key], left[account.replica]))
+            missing[key] += n
+            left[account.replica] -= n
+    return [replace(one, purged=one.purged - missing[one.replica, one.epoch], missing=missing[one.replica, one.epoch]) for one in found]
+
+
+def _unpurged(manifests: Sequence[ManifestState], found: Iterable[Account]) -> Counter[str]:
+    """By owner: rows that were sealed and are in no whole file, less those that were purged."""
+    owner = owners(manifests)
+    rows: Counter[str] = Counter()
+    for account in found:
+        rows[account.replica] += account.purged + account.missing
+    for state in manifests:
+        rows[owner[state.replica]] -= state.rows["records"].purged
+    return rows
+
+
 def purge_faults(manifests: Sequence[ManifestState], found: Iterable[Account]) -> list[str]:
     """Where the rows that are in no file are not as many as the manifest says were purged."""
-    owner = owners(manifests)
-    missing: Counter[str] = Counter()
-    for account in found:
-        missing[account.replica] += account.purged
-    for state in manifests:
-        missing[owner[state.replica]] -= state.rows["records"].purged
+    missing = _unpurged(manifests, found)
     return [f"replica {replica}: {n} rows that were sealed are in no file that is whole, nor were they purged" if n > 0
             else f"replica {replica}: {-n} rows are there that the manifest does not count" for replica, n in sorted(missing.items()) if n]

@@ -5,13 +5,12 @@
     sagemaker    JSON Lines as SageMaker's data capture writes them, one for each answered request
     cloudevents  JSON Lines: CloudEvents in structured mode with the attributes of KServe's logger, two for each answered request
     parquet      the view records_<model>_raw
-    csv          the view records_<model>, RFC 4180; lists as JSON
+    csv          the view records_<model>, RFC 4180 with LF as line end; lists as JSON
 
 Requests that failed have no body: the table of Databricks has them without, the lines leave them out. Shadows are in the last two only.
 Written in pieces of about _SLICE_ROWS rows, so that memory does not grow with what is exported.
 """
 
-import csv
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 
 from serve.recording.query import Records
 from serve.recording.relations import ALWAYS, Period, Progress
-from serve.recording.values import cell, plain_rows
+from serve.recording.values import cell, csv_writer, plain_rows
 from serve.recording.views import ViewKind, quoted
 
 ExportKind = Literal["databricks", "sagemaker", "cloudevents", "parquet", "csv"]
@@ -116,7 +115,7 @@ def _write_parquet(batches: Iterator[pa.RecordBatch], sink: IO[bytes]) -> Export
 
 def _write_csv(batches: Iterator[pa.RecordBatch], sink: IO[bytes]) -> Exported:
     text = io.TextIOWrapper(sink, "utf-8", newline="", write_through=True)
-    writer = csv.writer(text)
+    writer = csv_writer(text)
     first = next(batches)
     writer.writerow(first.schema.names)
     written = 0

@@ -16,12 +16,13 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from serve.errors import InvalidArgument, NotFound, Unavailable
+from serve.errors import NotFound
 from serve.recording.arrow_schema import COMMON_COLUMNS, LABELS_TABLE, table_schema
 from serve.recording.bodies import databricks_sql, requests_sql
 from serve.recording.journal import JournalContents
 from serve.recording.layout import HOUR_NS
 from serve.recording.relations import ALWAYS, Period, Progress, Relations, Rows
+from serve.recording.sealed_files import SealedFiles
 from serve.recording.snapshot import OpenJournal, Snapshot
 from serve.recording.statement import names_in
 from serve.recording.store_port import RecordsStore
@@ -43,17 +44,18 @@ class Result:
     """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, sql: str, resources: contextlib.ExitStack, views: tuple[View, ...] = (),
+        self, connection: duckdb.DuckDBPyConnection, sql: str, resources: contextlib.ExitStack, views: tuple[View, ...], files: SealedFiles,
     ) -> None:
         self.views = views
+        self._files = files
         self._connection = connection
         self._resources = resources
-        with _told():
+        with files.told():
             self._reader = pa.RecordBatchReader.from_stream(connection.sql(sql))
         self.schema: pa.Schema = self._reader.schema
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        with _told():
+        with self._files.told():
             yield from self._reader
 
     def table(self) -> pa.Table:
@@ -109,7 +111,8 @@ class Records:
         for view in self.views.values():
             if (view.kind, view.model, view.version) == (kind, model, version):
                 return view.name
-        raise NotFound(f"no rows of model {model!r} are recorded here; there are {', '.join(self._relations.versions) or 'none of any'}")
+        there = ", ".join(self._relations.versions) or "none of any"
+        raise NotFound(f"no rows of model {model!r} are recorded in {self._relations.store.url}; there are {there}")
 
     def query(self, sql: str, period: Period = ALWAYS) -> Result:
         """Over the rows of a period; sealed files outside it are not opened.
@@ -128,7 +131,7 @@ class Records:
             for view in views:
                 session.define(view, self.views)
             session.lock()
-            return Result(connection, sql, resources.pop_all(), views)
+            return Result(connection, sql, resources.pop_all(), views, session.files)
 
     def told(self, view: View) -> str:
         """Whose rows a view has, for people, where others might be meant by its name; else ""."""
@@ -167,7 +170,7 @@ class _Session:
         self._relations = relations
         self._period = period
         self._defined: set[str] = set()
-        self._paths: set[str] = set()
+        self.files = SealedFiles(relations.store)
         self._n_relations = 0
 
     def define(self, view: View, views: Mapping[str, View]) -> None:
@@ -178,13 +181,13 @@ class _Session:
         needed: dict[str, tuple[ViewKind, ...]] = {"labelled": ("model",), "databricks": ("requests",)}
         for kind in needed.get(view.kind, ()):
             self.define(below[kind], views)
-        with _told():
+        with self.files.told():
             self._connection.execute(f"CREATE VIEW {quoted(view.name)} AS {self._sql(view, below)}")
 
     def lock(self) -> None:
         """From here on nothing can be opened but the files of the views, and no setting changed."""
         store = self._relations.store
-        places = ", ".join(literal(store.location(path)) for path in sorted(self._paths)) if store.root else ""
+        places = ", ".join(literal(store.location(path)) for path in sorted(self.files.paths)) if store.root else ""
         self._connection.execute(f"SET allowed_paths=[{places}]")
         for setting in (*_SETTINGS, "enable_external_access=false", "lock_configuration=true"):
             self._connection.execute(f"SET {setting}")
@@ -227,8 +230,8 @@ class _Session:
 
     def _places(self, rows: Rows, schema: pa.Schema) -> Iterator[str]:
         store = self._relations.store
+        self.files.paths.update(rows.paths)
         if rows.paths and store.root is not None:
-            self._paths.update(rows.paths)
             yield f"read_parquet([{', '.join(literal(store.location(path)) for path in rows.paths)}], hive_partitioning=false)"
         elif rows.paths:
             filesystem, root = store.arrow()
@@ -264,17 +267,6 @@ def _connection() -> Iterator[duckdb.DuckDBPyConnection]:
             yield connection
         finally:
             connection.close()
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """DuckDB's errors as ours."""
-    try:
-        yield
-    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-        raise Unavailable(f"{error}; a sealed file that is gone was purged or compacted meanwhile: ask again") from error
-    except duckdb.Error as error:
-        raise InvalidArgument(str(error)) from error
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:

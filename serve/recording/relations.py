@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from serve.errors import InternalError, Unavailable
+from serve.errors import InternalError
 from serve.recording import frames
 from serve.recording.arrow_schema import to_table
 from serve.recording.journal import JournalContents, read_journal
 from serve.recording.manifest import Part
+from serve.recording.sealed_files import gone
 from serve.recording.snapshot import OpenJournal, Snapshot
 from serve.recording.store_port import RecordsStore
 from serve.recording.stream_header import METADATA_KEY, StreamHeader, TableName
@@ -183,7 +184,7 @@ class Relations:
                 metadata = pq.read_metadata(file).metadata or {}
             return StreamHeader.from_json(metadata[METADATA_KEY])
         except FileNotFoundError as error:
-            raise Unavailable(f"{self.store.url}/{part.path} was purged or compacted meanwhile: ask again") from error
+            raise gone(self.store, part.path) from error
         except (pa.ArrowException, KeyError) as error:
             raise InternalError(f"{self.store.url}/{part.path} is not the file that was sealed; run `headrace records verify`") from error
 

@@ -9,6 +9,7 @@ from serve.recording.local_store import LocalStore
 from serve.recording.object_store import ObjectStore
 from serve.recording.store_port import RecordsStore, StoredFile
 
+_FOLDERS = ("file", "local")
 # What brings the driver of a URL's scheme.
 _DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
 
@@ -22,7 +23,7 @@ def open_store(url: str) -> RecordsStore:
     scheme, separator, rest = url.partition("://")
     if not url or (separator and not rest):
         raise ConfigurationError(f"--records {url!r} names no folder; give a folder or a URL such as s3://bucket/prefix")
-    if not separator or scheme in {"file", "local"}:
+    if not separator or scheme in _FOLDERS:
         return LocalStore(Path(rest if separator else url))
     try:
         filesystem, root = fsspec.core.url_to_fs(url)
@@ -35,4 +36,13 @@ def open_store(url: str) -> RecordsStore:
     return ObjectStore(filesystem, root, url)
 
 
-__all__ = ["LocalStore", "ObjectStore", "RecordsStore", "StoredFile", "open_store"]
+def existing_store(url: str) -> RecordsStore:
+    """The same for those who only read. Raises ConfigurationError for a folder that is not there as well: it is not made."""
+    scheme, separator, rest = url.partition("://")
+    folder = rest if separator else url
+    if folder and (not separator or scheme in _FOLDERS) and not Path(folder).expanduser().is_dir():
+        raise ConfigurationError(f"there is no records directory {folder}; a server makes it: headrace serve --records {folder}")
+    return open_store(url)
+
+
+__all__ = ["LocalStore", "ObjectStore", "RecordsStore", "StoredFile", "existing_store", "open_store"]

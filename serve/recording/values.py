@@ -5,15 +5,19 @@ float32 gets the shortest decimal that is that number (0.1, not 0.10000000149011
 """
 
 import base64
+import csv
 import datetime as dt
 import json
 import math
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    import _csv
 
 
 def plain_rows(batch: pa.RecordBatch) -> list[tuple[Any, ...]]:
@@ -28,6 +32,25 @@ def cell(value: Any) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)
+
+
+class _Lines:
+    """Text with LF where a csv.writer, which writes a record at a time, ends it with CRLF.
+
+    Shells, and what they call, take the CR for a part of the last cell. A writer that is told to end lines with LF would not quote a cell
+    for the CR in it.
+    """
+
+    def __init__(self, sink: TextIO) -> None:
+        self._sink = sink
+
+    def write(self, record: str) -> int:
+        return self._sink.write(record.removesuffix("\r\n") + "\n")
+
+
+def csv_writer(sink: TextIO) -> "_csv.Writer":
+    """RFC 4180 with LF as line end."""
+    return csv.writer(_Lines(sink))
 
 
 def tidy(array: pa.Array) -> pa.Array:

@@ -7,19 +7,21 @@ For each replica and epoch rows were numbered from 0. Each number is one of
     lost        in the rings when a worker died, by its page
     torn, bad   in frames that a journal ends in the middle of, or that do not check
     purged      by retention or the disk budget
+    missing     of a sealed file that is gone or damaged
     under way   of an epoch that runs, or that nobody has accounted for yet
 and what is left is unexplained: a fault. So are a number that is found twice and a file whose SHA-256 is not the manifest's.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from serve.recording.accounts import Account, FoundRows, JournalRows, Key, Pages, accounts, owners, purge_faults
+from serve.recording.accounts import Account, FoundRows, JournalRows, Key, Pages, accounts, owners, purge_faults, with_missing
 from serve.recording.journal import JournalContents
-from serve.recording.layout import TABLES, page_epoch
+from serve.recording.layout import HOLDS, MANIFESTS, TABLES, page_epoch
 from serve.recording.manifest import ManifestState, Part
 from serve.recording.manifest_file import list_replicas, read_manifest
 from serve.recording.page import PageNumbers, read_page
@@ -59,6 +61,11 @@ class Verification:
     warnings: list[str] = field(default_factory=list)
 
     @property
+    def is_empty(self) -> bool:
+        """Nothing was ever recorded."""
+        return not (self.accounts or self.journals or self.n_files)
+
+    @property
     def is_intact(self) -> bool:
         return not self.faults
 
@@ -86,12 +93,15 @@ def verify(store: RecordsStore, home: Path | None = None, host: str | None = Non
         journals = [_journal_rows(journal, records.contents(journal), homes) for journal in snapshot.journals]
         after = _pages(homes, owners(snapshot.manifests))
     pages = {key: Pages(before.get(key, PageNumbers(page.epoch, 0, 0)), page) for key, page in after.items()}
-    made = accounts(snapshot.manifests, journals, found, pages)
+    lost = _rows_of([part for part in (*first.snapshot.parts, *snapshot.parts) if part.path in damaged], owners(snapshot.manifests))
+    made = with_missing(accounts(snapshot.manifests, journals, found, pages), snapshot.manifests, lost)
     faults = [fault for account in made for fault in account.faults] + purge_faults(snapshot.manifests, made)
     faults += [f"{one.path}: {one.bad_rows} rows in {one.bad_frames} damaged stretches" for one in journals if one.bad_frames]
     faults += [f"{path} {fault}" for path, fault in damaged.items()]
     faults += [f"the manifest of replica {state.replica} has {state.n_damaged} lines that cannot be read"
                for state in snapshot.manifests if state.n_damaged]
+    if not snapshot.manifests and (present or _holds_other_files(store)):
+        faults.append(f"{store.url} holds other files and no manifest of a server: give --records as the server has it")
     return Verification(
         made, journals, len(snapshot.parts), sum(part.bytes for part in snapshot.parts), damaged, faults,
         [*records.warnings, *_strays(present, snapshot.manifests)])
@@ -154,6 +164,21 @@ def _fault_of(store: RecordsStore, part: Part) -> str | None:
     if n_bytes != part.bytes:
         return f"has {n_bytes} bytes instead of {part.bytes}"
     return None if digest.hexdigest() == part.sha256 else f"has the SHA-256 {digest.hexdigest()} instead of {part.sha256}"
+
+
+def _rows_of(parts: Iterable[Part], owner: Mapping[str, str]) -> dict[Key, int]:
+    """Rows of `records` in these files, each once, where a file's name says its epoch: that of a merged one does not."""
+    rows = {part.path: part for part in parts if part.name.table == "records" and not part.name.compacted}
+    found: Counter[Key] = Counter()
+    for path, part in rows.items():
+        found[owner.get(part.name.replica, part.name.replica), int(path.rsplit("-", 2)[1])] += part.rows
+    return found
+
+
+def _holds_other_files(store: RecordsStore) -> bool:
+    """Of a folder that no server writes to yet: whether it is something else's. A new file system has lost+found."""
+    own = {*TABLES, MANIFESTS, HOLDS, "lost+found"}
+    return store.root is not None and any(entry.name not in own and not entry.name.startswith(".") for entry in store.root.iterdir())
 
 
 def _strays(present: Iterable[str], manifests: Iterable[ManifestState]) -> list[str]:

@@ -5,7 +5,7 @@
     records_<model>       the same with in_* and out_*: what unites by name and compatible type over all versions; BYTES as text
     records_<model>_v<v>  one version
     records_<model>_raw   as records_<model> with BYTES as BLOB
-    records_<model>_labelled   joined with its labels by (request_id, row), the last one of each name
+    records_<model>_labelled   joined with its labels by (request_id, row), the first one of each name
     labels                labels and rewards as they came
     requests_<model>      one row for each request, with its body and its answer as JSON
     databricks_<model>    the same with the columns of an AI-Gateway inference table
@@ -246,9 +246,13 @@ def _cells(source: Source, forms: Mapping[str, Form], *, is_raw: bool) -> Iterab
 
 
 def labelled_sql(records: str, labels: str, model: str) -> str:
-    """Rows of `records` that have labels, one for each name of a label; a later label of that name replaces an earlier one."""
+    """Rows of `records` that have labels, one for each name of a label, with outcome_sql.LABEL_COLUMNS and `label_ts` behind them.
+
+    The first label of a name counts, in the order in which the join takes them (join_rows.waiting_of).
+    """
     return (
-        "SELECT r.*, l.name AS label, l.value AS label_value, l.text AS label_text, l.reward AS label_reward, l.ts AS label_ts "
+        "SELECT r.*, l.value AS label, l.text AS label_text, l.reward, l.name AS label_name, l.ts_ns AS received_ns, "
+        "coalesce(l.label_ts_ns, l.ts_ns) AS known_ns, l.ts AS label_ts "
         f"FROM {quoted(records)} r JOIN (SELECT * FROM {quoted(labels)} WHERE model = {literal(model)} "
-        "QUALIFY row_number() OVER (PARTITION BY request_id, row, name ORDER BY ts_ns DESC, seq DESC) = 1) l "
+        "QUALIFY row_number() OVER (PARTITION BY request_id, row, name ORDER BY ts_ns, replica, epoch, seq) = 1) l "
         "ON r.request_id = l.request_id AND r.row = l.row")

@@ -68,7 +68,7 @@ async def check_gate(store: ConfigStore, digests: Digests, state: RolloutState, 
         return
     digest = loaded or await digests.disk_digest(model, version)
     document = await store.get(KIND, _key(model, version, digest))
-    ask = f"run `headrace gate {model} {version} --submit`"
+    ask = f"run `headrace gate {model} {version} --data FILE --submit` (or --records DIR)"
     if document is None:
         others = [one.content["digest"] for one in await _reports(store, model, version)]
         made = f"; there is one of {', '.join(others)}, other files under the same number" if others else ""

@@ -166,6 +166,16 @@ def test_the_banner_names_the_demo_and_a_port_of_its_own(tmp_path: Path) -> None
         f"          headrace infer digits --from-dataset --repository {tmp_path} --url http://127.0.0.1:45678"]
 
 
+def test_the_banner_says_where_rows_are_recorded() -> None:
+    ports = Ports(http=8000, grpc=None, metrics=None, admin=None)
+    assert "recorded" not in banner(settings(), Ready(models=(LARGE,)), ports)
+    for given, shown in (("/srv/records", "/srv/records"), ("s3://bucket/prefix", "s3://bucket/prefix")):
+        lines = banner(settings(records=given), Ready(models=(LARGE,)), ports).splitlines()
+        assert lines[1:3] == ["  ports   http 127.0.0.1:8000", f"  rows    recorded in {shown}"]
+    by_environment = load_settings({"paths": [Path("/models")]}, {"HOME": "/", "HEADRACE_RECORDS": "/srv/records"})
+    assert "\n  rows    recorded in /srv/records\n" in banner(by_environment, Ready(models=(LARGE,)), ports)
+
+
 def test_the_banner_without_a_served_model() -> None:
     text = banner(settings(host="::1"), Ready(), Ports(http=None, grpc=9, metrics=None, admin=None))
     assert text.splitlines()[-1] == "  try     curl -s -X POST http://[::1]:9/v2/repository/index"

@@ -90,6 +90,12 @@ class TestCommand:
         assert run(url, *arguments).exit_code == 2
         assert FakeServer.asked == []
 
+    @pytest.mark.parametrize("name", ["r\r", "r\n", "a\x7fb"])
+    def test_an_id_with_the_end_of_a_line_is_refused(self, url: str, name: str) -> None:
+        result = run(url, "--request-id", name, "--label", "7")
+        assert (result.exit_code, FakeServer.asked) == (2, [])
+        assert "control character" in result.output
+
     def test_a_refusal_is_one_line(self, url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         can(PATH, {"error": "'label' must be finite"}, 400)
         assert main(capsys, monkeypatch, url, "--request-id", "r", "--label", "7") == (1, "headrace: 400: 'label' must be finite\n")

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from serve.commands import records as records_command
 from serve.commands.progress import bar
 from serve.commands.records_tail import SLACK_NS, Follower, follow
 from serve.commands.records_view import print_batches, short, tail_lines
-from serve.errors import ConfigurationError, InvalidArgument, NotFound
+from serve.errors import ConfigurationError, InvalidArgument, NotFound, Unavailable
 from serve.recording.query import Records
 from serve.recording.reading import read
 from serve.recording.stores import open_store
@@ -53,10 +54,17 @@ def test_a_query_in_each_format(recorder: Recorder) -> None:
         {"request_id": "digits-10", "row": 0, "in_x": [0.0, 0.1, 2.5, -1.0], "in_word": "café"},
         {"request_id": "digits-11", "row": 0, "in_x": None, "in_word": "\\xFF\\x00a"}]
     assert run("query", sql, "--format", "csv").stdout_bytes == (
-        "request_id,row,in_x,in_word\r\ndigits-10,0,\"[0.0, 0.1, 2.5, -1.0]\",café\r\ndigits-11,0,,\\xFF\\x00a\r\n".encode())
+        "request_id,row,in_x,in_word\ndigits-10,0,\"[0.0, 0.1, 2.5, -1.0]\",café\ndigits-11,0,,\\xFF\\x00a\n".encode())
     assert [line.split() for line in run("query", sql).stdout.splitlines()] == [
         ["request_id", "row", "in_x", "in_word"], ["digits-10", "0", "[0,", "0.1,", "2.5,", "-1]", "café"],
         ["digits-11", "0", "\\xFF\\x00a"]]
+
+
+def test_line_ends_inside_a_cell_of_csv_are_kept(recorder: Recorder) -> None:
+    sql = "SELECT 'a' || chr(13) || 'b' AS one, 'c' || chr(13) || chr(10) AS two, 3 AS three"
+    text = run("query", sql, "--format", "csv").stdout_bytes
+    assert text == b'one,two,three\n"a\rb","c\r\n",3\n'
+    assert list(csv.reader(io.StringIO(text.decode(), newline="")))[1] == ["a\rb", "c\r\n", "3"]
 
 
 def test_a_query_over_a_period(recorder: Recorder) -> None:
@@ -112,7 +120,7 @@ def test_the_newest_rows_come_last(recorder: Recorder) -> None:
     lines = run("tail", "-n", "3").stdout.splitlines()
     assert lines[0].endswith("digits/2  stable  503  2.0 ms  digits-12  UNAVAILABLE")
     assert len(run("tail", "--format", "csv").stdout.splitlines()) == 19
-    with pytest.raises(NotFound, match="no rows of model 'nope' are recorded here"):
+    with pytest.raises(NotFound, match="no rows of model 'nope' are recorded in .*records; there are digits"):
         run("tail", "nope")
 
 
@@ -196,7 +204,7 @@ def test_verify_says_what_is_there_by_its_exit_code(recorder: Recorder) -> None:
     result = run("verify")
     assert result.exit_code == 0
     assert [line.split() for line in result.stdout.splitlines()[1:3]] == [
-        ["r-0", "1", "closed", "20", "18", "2", "0", "0", "0", "0", "0"], ["not", "found", "of", "r-0,", "epoch", "1:", "13-14"]]
+        ["r-0", "1", "closed", "20", "18", "2", "0", "0", "0", "0", "0", "0"], ["not", "found", "of", "r-0,", "epoch", "1:", "13-14"]]
     assert result.stdout.endswith("3 journals: everything is there\n")
     document = json.loads(run("verify", "--format", "json").stdout)
     assert document["is_intact"]
@@ -273,7 +281,45 @@ def test_directories_without_records(tmp_path: Path) -> None:
         run("tail", "--records", str(tmp_path / "nowhere"))
     result = run("tail", "--records", str(tmp_path))
     assert (result.stdout, result.stderr) == ("", f"headrace: nothing was recorded in {tmp_path} yet\n")
-    assert run("verify", "--records", str(tmp_path)).exit_code == 0
+
+
+@pytest.mark.parametrize("command", [("verify",), ("query", "SELECT count(*) FROM records"), ("seal",), ("holds",)])
+@pytest.mark.parametrize("scheme", ["", "file://", "local://"])
+def test_a_folder_that_is_not_there_is_refused_and_not_made(tmp_path: Path, command: tuple[str, ...], scheme: str) -> None:
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(ConfigurationError, match="there is no records directory .*nowhere; a server makes it: headrace serve --records"):
+        run(*command, "--records", f"{scheme}{nowhere}")
+    assert not nowhere.exists()
+
+
+def test_verify_tells_a_new_folder_from_one_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    result = run("verify", "--records", str(tmp_path / "new"))
+    assert (result.exit_code, result.stderr) == (0, f"headrace: nothing was recorded in {tmp_path / 'new'} yet\n")
+    assert result.stdout.endswith("0 files, 0 bytes, 0 journals: nothing is recorded\n")
+    Recorder(open_store(str(tmp_path / "begun")), tmp_path / "home", host=HOST)
+    assert run("verify", "--records", str(tmp_path / "begun")).exit_code == 0
+    result = run("verify", "--records", str(tmp_path))
+    assert result.exit_code == 1
+    said = f" {tmp_path} holds other files and no manifest of a server: give --records as the server has it"
+    assert said in " ".join(result.stdout.split())
+
+
+def test_files_whose_manifest_is_lost_are_not_intact(recorder: Recorder, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "records" / "_manifest")
+    result = run("verify")
+    assert result.exit_code == 1
+    assert "no manifest of a server" in " ".join(result.stdout.split())
+
+
+def test_a_sealed_file_that_is_gone_is_named_and_counted(recorder: Recorder, tmp_path: Path) -> None:
+    recorder.end(dropped=2)
+    part = next(part for part in recorder.manifest.state.parts.values() if part.name.table == "records")
+    (tmp_path / "records" / part.path).unlink()
+    with pytest.raises(Unavailable, match=f"^{tmp_path}/records/{part.path} is gone, though its manifest names it: run `headrace records"):
+        run("query", "SELECT count(*) FROM records")
+    row, = csv.DictReader(io.StringIO(run("verify", "--format", "csv").stdout))
+    assert (row["found"], row["missing"], row["purged"]) == (str(18 - part.rows), str(part.rows), "0")
 
 
 @pytest.mark.parametrize("missing", ["duckdb", "pyarrow"])
@@ -310,8 +356,12 @@ def test_a_table_that_is_too_wide_for_a_terminal_stands_upright() -> None:
 def test_a_line_for_a_row(recorder: Recorder) -> None:
     with read(recorder.store, host=HOST) as reading, Records(recorder.store, reading.snapshot).query(
             "SELECT * FROM records_digits WHERE request_id = 'pair' AND row = 1") as result:
-        line, = tail_lines(result.table())
+        table = result.table()
+    line, = tail_lines(table)
     assert line.plain == "2026-01-01 10:00:00         digits/1  stable  200  2.0 ms  pair#1  in_x=[1, 0.1, NaN, -1]  out_label=1"
+    for total_us, text in ((999, "999 us"), (40, "40 us"), (1_000, "1.0 ms"), (1_234_567, "1,234.6 ms")):
+        fast = table.set_column(table.schema.get_field_index("total_us"), "total_us", pa.array([total_us], pa.int32()))
+        assert f"  200  {text}  pair#1" in tail_lines(fast)[0].plain
 
 
 def test_no_bar_without_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:

@@ -193,6 +193,7 @@ def test_looking(admin: str, routing: FakeRouting) -> None:
     assert [line.split()[0] for line in run("rollout", "list").output.splitlines()[1:]] == ["digits-r1", "digits-r2"]
     assert json.loads(run("rollout", "show", "digits", "--json").output)["id"] == "digits-r2", "a model stands for its newest"
     assert "rolled back" in run("rollout", "show", "digits-r2").output
+    assert run("rollout", "status", "digits-r2").output == run("rollout", "show", "digits-r2").output
     assert "inf / 167" in run("rollout", "evidence", "digits-r1").output
     assert run("rollout", "show", "absent").exit_code == 1
 

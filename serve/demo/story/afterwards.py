@@ -24,7 +24,7 @@ _OF_CANARIES = {"canary_drift"}
 _ROWS = ("SELECT version, variant, count(*) AS rows, count(DISTINCT request_id) AS requests, min(digest) AS digest, "
          "count(DISTINCT digest) AS digests, min(ts_ns) AS first_ns, max(ts_ns) AS last_ns FROM records GROUP BY ALL ORDER BY first_ns")
 _ACCURACY = (f"SELECT version, epoch_ns(time_bucket(INTERVAL '5 seconds', ts)) AS at_ns, count(*) AS rows, "
-             f"count(*) FILTER (out_label = label_value) AS rights FROM records_{MODEL}_labelled WHERE variant <> 'shadow' "
+             f"count(*) FILTER (out_label = label) AS rights FROM records_{MODEL}_labelled WHERE variant <> 'shadow' "
              "GROUP BY ALL ORDER BY at_ns, version")
 
 

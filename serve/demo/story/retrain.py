@@ -26,10 +26,10 @@ _LABELS_S = 120.0
 
 def labelled(headrace: Headrace, since: str, condition: str, limit: int) -> Pictures:
     """What was recorded since then, with the labels that have come, the oldest first. Shadows are of the same requests and left out."""
-    rows = headrace.query(f"SELECT in_input, label_value FROM records_{MODEL}_labelled WHERE label = 'label' AND variant <> 'shadow' "
+    rows = headrace.query(f"SELECT in_input, label FROM records_{MODEL}_labelled WHERE label_name = 'label' AND variant <> 'shadow' "
                           f"AND {condition} ORDER BY ts_ns, seq LIMIT {limit}", "--from", since)
     images = np.array([row["in_input"] for row in rows], np.float32).reshape(len(rows), -1)
-    return Pictures(images, np.array([row["label_value"] for row in rows], np.int64))
+    return Pictures(images, np.array([row["label"] for row in rows], np.int64))
 
 
 def retrain(event: Mapping[str, Any], places: Places, cut_ns: int, new_rows: int, checked_rows: int) -> dict[str, Any]:

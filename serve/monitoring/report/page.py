@@ -11,6 +11,7 @@ from serve.monitoring.report.plots import FEW_LABELS, Period, alerts_plot, name_
 from serve.monitoring.report.svg import number
 from serve.monitoring.report.tables import alerts_table, compared_table, embeddings_table, features_table, violations_table
 from serve.records import SHADOW
+from serve.store.audit import rfc3339
 
 Document = Mapping[str, Any]
 
@@ -25,8 +26,9 @@ def report_html(document: Document, made: str) -> str:
     if not windows:
         body = f"<h1>{model}</h1><p>No window has been closed yet: there is nothing to show. Made {escape(made)}.</p>"
         return _page(f"{model}: monitoring", body)
-    period = Period(min(one["from_ns"] for one in windows), max(one["to_ns"] for one in windows))
-    parts: list[str] = [_head(document, made), _tiles(document), _alerts(document, period), _performance(document, period)]
+    # Labels may have come of a window that is still open.
+    period = Period(min(one["from_ns"] for one in windows), max(one["to_ns"] for one in (*windows, *document["realised"])))
+    parts: list[str] = [_head(document, period, made), _tiles(document), _alerts(document, period), _performance(document, period)]
     for series in document["series"]:
         parts += _drift(document, series, period)
     parts += [_violations(document), _traffic(period, windows), _foot(document)]
@@ -37,14 +39,13 @@ def _page(title: str, body: str) -> str:
     return string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(title=title, body=body)
 
 
-def _head(document: Document, made: str) -> str:
-    windows = document["windows"]
-    start, end = min(one["from"] for one in windows), max(one["to"] for one in windows)
+def _head(document: Document, period: Period, made: str) -> str:
     standing = [one for one in document["alerts"] if one["state"] == "raised"]
     said = f"{len(standing)} alert{'' if len(standing) == 1 else 's'} standing"
-    period = f"{_when(start)} to {_when(end)} UTC · {len(windows):,} windows of {number(document['settings']['window_s'])} s"
+    when = f"{_when(rfc3339(period.start_ns))} to {_when(rfc3339(period.end_ns))} UTC"
+    what = f"{len(document['windows']):,} windows of {number(document['settings']['window_s'])} s"
     return (f'<h1>{escape(document["model"])} <span class="chip {"bad" if standing else "good"}">{said}</span></h1>'
-            f'<div class="sub">{period} · made {escape(made)}</div>')
+            f'<div class="sub">{when} · {what} · made {escape(made)}</div>')
 
 
 def _tiles(document: Document) -> str:
@@ -99,7 +100,8 @@ def _performance(document: Document, period: Period) -> str:
     for series in document["series"]:
         name = name_of(series)
         windows = [one for one in document["windows"] if name_of(one) == name and one["estimated"]]
-        realised = [one for one in document["realised"] if name_of(one) == name and one["metrics"]]
+        # Not those before the first window that is shown, of which there may be many.
+        realised = [one for one in document["realised"] if name_of(one) == name and one["metrics"] and one["from_ns"] >= period.start_ns]
         metrics = {metric: 0.0 for one in [*windows[-1:], *realised[-1:]] for metric in (one.get("estimated") or one["metrics"])}
         first = dict(_shown(document, metrics))
         for metric in metrics:

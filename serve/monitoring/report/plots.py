@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serve.monitoring.report.svg import Scale, figure, mark, nice_ticks, number, path, text, time_axis, tip, value_axis
+from serve.monitoring.report.svg import Scale, clip, figure, mark, nice_ticks, number, path, text, time_axis, tip, value_axis
 
 Document = Mapping[str, Any]
 WIDTH = 1080.0
@@ -12,6 +12,8 @@ WIDTH = 1080.0
 FEW_LABELS = 100
 # Of every plot over time: so one time is one place all down the page. Names of features fit in.
 LEFT, RIGHT = 138.0, 10.0
+# Around the lines of a plot, so that dots at its edge are seen whole.
+_MARGIN = 5.0
 
 # kind -> what the lane is called, and its class of colour.
 KINDS = {
@@ -35,12 +37,15 @@ class Period:
 def performance_plot(
     period: Period, metric: str, estimated: Sequence[Document], realised: Sequence[Document], height: float = 220.0,
 ) -> str:
-    """One metric of one version. estimated, realised: the windows that have it. The band is the newest one's."""
+    """One metric of one version. estimated, realised: the windows that have it. The band is the newest one's.
+
+    A truth of few labels does not stretch the axis: it is seen where it is within it.
+    """
     top, bottom = 12.0, height - 28
     found = [(one["from_ns"], one["to_ns"], one["estimated"][metric]) for one in estimated]
     true = [(one["from_ns"], one["to_ns"], one["metrics"][metric], one["labelled"]) for one in realised]
     band = next((one["bands"][metric] for one in reversed([*realised, *estimated]) if metric in one.get("bands", {})), None)
-    values = [one[2] for one in found] + [one[2] for one in true] + list(band or ())
+    values = [one[2] for one in (*found, *(one for one in true if one[3] >= FEW_LABELS))] + list(band or ()) or [one[2] for one in true]
     room = (max(values) - min(values)) * 0.12 or 0.05
     x, y = period.scale(), Scale(min(values) - room, max(values) + room, bottom, top)
     parts = [value_axis(y, nice_ticks(y.low, y.high), x.start, x.end), time_axis(x, period.start_ns, period.end_ns, top, bottom)]
@@ -48,16 +53,23 @@ def performance_plot(
         parts.insert(0, mark("rect", tip(f"as good as the baseline: {number(band[0])} to {number(band[1])}"), class_="band", x=x.start,
                              width=x.end - x.start, y=y(band[1]), height=y(band[0]) - y(band[1])))
         parts.append(mark("line", class_="limit", x1=x.start, x2=x.end, y1=y(band[0]), y2=y(band[0])))
-    parts.append(mark("path", d=path(_stepped(found, x, y)), class_="line estimated"))
+    lines = [mark("path", d=path(_stepped(found, x, y)), class_="line estimated")]
     for at, end, value in found:
         said = f"estimated {metric} {number(value)}"
-        parts.append(mark("circle", tip(said), cx=x((at + end) / 2), cy=y(value), r=2.6, class_="dot estimated"))
-    parts.append(mark("path", d=path(_stepped([one[:3] for one in true if one[3] >= FEW_LABELS], x, y)), class_="line realised"))
+        lines.append(mark("circle", tip(said), cx=x((at + end) / 2), cy=y(value), r=2.6, class_="dot estimated"))
+    lines += _realised_marks(metric, true, x, y)
+    parts.append(clip(x.start - _MARGIN, top - _MARGIN, x.end + _MARGIN, bottom + _MARGIN, "".join(lines)))
+    return figure(WIDTH, height, "".join(parts), f"{metric}, estimated and realised, over time")
+
+
+def _realised_marks(metric: str, true: Sequence[tuple[int, int, float, int]], x: Scale, y: Scale) -> list[str]:
+    """true: (from_ns, to_ns, value, labelled) of each window."""
+    lines = [mark("path", d=path(_stepped([one[:3] for one in true if one[3] >= FEW_LABELS], x, y)), class_="line realised")]
     for at, end, value, labelled in true:
         said = f"realised {metric} {number(value)} over {labelled:,} labels"
         css = "dot realised" if labelled >= FEW_LABELS else "dot realised few"
-        parts.append(mark("circle", tip(said), cx=x((at + end) / 2), cy=y(value), r=3.4, class_=css))
-    return figure(WIDTH, height, "".join(parts), f"{metric}, estimated and realised, over time")
+        lines.append(mark("circle", tip(said), cx=x((at + end) / 2), cy=y(value), r=3.4, class_=css))
+    return lines
 
 
 def _stepped(windows: Sequence[tuple[int, int, float]], x: Scale, y: Scale) -> list[tuple[float, float] | None]:
@@ -109,7 +121,7 @@ def alerts_plot(period: Period, alerts: Sequence[Document]) -> str:
             start = x(max(one["since_ns"], period.start_ns))
             end = x(min(one["cleared_ns"] or period.end_ns, period.end_ns))
             state = "stands" if not one["cleared_ns"] else f"cleared {one['cleared'][:16]}"
-            said = f"{one['id']}, version {one['version']} ({one['variant']}): since {one['since'][:16]}, {state}"
+            said = f"{one['id']}, version {name_of(one)}: since {one['since'][:16]}, {state}"
             parts.append(mark("rect", tip(said), class_=f"alert {KINDS[kind][1]}", x=start, width=max(3.0, end - start), y=middle - 7,
                               height=14, rx=4))
             raised = x(min(max(one["raised_ns"], period.start_ns), period.end_ns))
@@ -118,8 +130,8 @@ def alerts_plot(period: Period, alerts: Sequence[Document]) -> str:
 
 
 def name_of(one: Document) -> str:
-    """Of a version as a variant, for legends."""
-    return f"{one['version']} {one['variant']}" if one["variant"] != one["version"] else str(one["version"])
+    """Of a version as a variant: "1 stable", "1" where it has no variant or one of its own name."""
+    return f"{one['version']} {one['variant']}" if one["variant"] not in ("", one["version"]) else str(one["version"])
 
 
 def series_names(windows: Sequence[Document]) -> list[str]:

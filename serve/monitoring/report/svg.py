@@ -47,6 +47,13 @@ def figure(width: float, height: float, content: str, label: str) -> str:
             f'preserveAspectRatio="xMidYMid meet">{content}</svg>')
 
 
+def clip(left: float, top: float, right: float, bottom: float, content: str) -> str:
+    """Marks in the units of the plot, of which nothing outside this box is seen (svg.clip of page.html)."""
+    width, height = right - left, bottom - top
+    box = " ".join(map(_value, (left, top, width, height)))
+    return mark("svg", content, class_="clip", x=left, y=top, width=width, height=height, viewBox=box)
+
+
 def path(points: Iterable[tuple[float, float] | None]) -> str:
     """The `d` of a line through points; None interrupts it."""
     said, pen = [], "M"
@@ -123,4 +130,4 @@ def _value(value: object) -> str:
     return escape(str(value))
 
 
-__all__ = ["NS", "Scale", "figure", "mark", "nice_ticks", "number", "path", "text", "time_axis", "time_ticks", "tip", "value_axis"]
+__all__ = ["NS", "Scale", "clip", "figure", "mark", "nice_ticks", "number", "path", "text", "time_axis", "time_ticks", "tip", "value_axis"]

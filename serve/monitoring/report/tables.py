@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from serve.monitoring.report.plots import KINDS
+from serve.monitoring.report.plots import KINDS, name_of
 from serve.monitoring.report.svg import number
 
 Document = Mapping[str, Any]
@@ -18,13 +18,13 @@ _COLUMNS = (
 
 def alerts_table(alerts: Sequence[Document]) -> str:
     """The newest first."""
-    head = _row("th", [("alert", ""), ("about", ""), ("version", ""), ("since", ""), ("state", ""), ("what", ""), ("seen by", "")])
+    head = _row("th", [("alert", ""), ("about", ""), ("version, variant", ""), ("since", ""), ("state", ""), ("what", ""), ("seen by", "")])
     lines = []
     for one in sorted(alerts, key=lambda one: -one["raised_ns"])[:MAX_LINES]:
         kind = KINDS.get(one["kind"], (one["kind"], "warn"))
         state = '<span class="chip bad">stands</span>' if one["state"] == "raised" else f"cleared {_when(one['cleared'])}"
         lines.append(_row("td", [(escape(one["id"]), ""), (f'<span class="{kind[1]}">{escape(kind[0])}</span>', ""),
-                                 (escape(f"{one['version']} {one['variant']}"), ""), (_when(one["since"]), ""), (state, ""),
+                                 (escape(name_of(one)), ""), (_when(one["since"]), ""), (state, ""),
                                  (escape(str(one["evidence"].get("said", ""))), "wrap"), (escape(one["acknowledged_by"]), "")]))
     return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table></div>'
 

@@ -19,7 +19,7 @@ from serve.routing.judge.latency import RunTests, log_not_worse_by_quantile
 from serve.routing.judge.observations import ShadowCounts
 from serve.routing.judge.outcome import OutcomeTotals, log_not_worse
 from serve.routing.judge.settings import ErrorSettings, JudgeSettings, OutcomeSettings
-from serve.routing.judge.shadow import log_below
+from serve.routing.judge.shadow import log_below, pairs_wanted
 from serve.routing.judge.strata import StratumTotals, columns, shares, total
 from serve.routing.judge.wording import count, exp_capped, number
 
@@ -52,11 +52,17 @@ def find_promotion(
         found.append(_errors(strata, settings.errors, limit))
     if settings.latency.action != "none":
         found.append(_latency(runs, settings, limit))
-    if settings.shadow.action != "none" and shadow.compared:
-        found.append(_shadow(shadow, settings, limit))
+    found += find_agreement(shadow, settings)
     wanted = [o for o in settings.outcomes if o.promote_margin is not None and o.action != "none"]
     found += [_outcome([t for t in outcomes if t.name == o.name], o, settings.promote_alpha) for o in wanted]
     return tuple(found)
+
+
+def find_agreement(shadow: ShadowCounts, settings: JudgeSettings) -> tuple[Finding, ...]:
+    """The guardrail that shadow pairs alone decide; none where no pair was compared, or the test's action is none."""
+    if settings.shadow.action == "none" or not shadow.compared:
+        return ()
+    return (_shadow(shadow, settings, 1 / settings.promote_alpha),)
 
 
 def _errors(strata: Sequence[StratumTotals], settings: ErrorSettings, limit: float) -> Finding:
@@ -87,9 +93,13 @@ def _shadow(shadow: ShadowCounts, settings: JudgeSettings, limit: float) -> Find
     total_disagreement = min(shadow.disagreement, float(shadow.compared))
     log_e = float(log_below(total_disagreement, shadow.compared, settings.shadow.max_disagreement))
     wanted = f"shadow disagreement under {100 * settings.shadow.max_disagreement:g} %"
+    basis = f" by {count(shadow.compared, 'shadow pair')}"
+    if log_e < math.log(limit):
+        pairs = pairs_wanted(total_disagreement, shadow.compared, settings.shadow.max_disagreement, limit)
+        basis += f", about {pairs:,} wanted if no more disagree"
     counts = {"compared": shadow.compared}
     thresholds = {"max_disagreement": settings.shadow.max_disagreement, "disagreement": total_disagreement}
-    return _finding("shadow", wanted, log_e, limit, counts, thresholds)
+    return _finding("shadow", wanted, log_e, limit, counts, thresholds, basis)
 
 
 def _outcome(totals: Sequence[OutcomeTotals], rule: OutcomeSettings, alpha: float) -> Finding:
@@ -99,10 +109,11 @@ def _outcome(totals: Sequence[OutcomeTotals], rule: OutcomeSettings, alpha: floa
     return _finding(f"outcome_{rule.name}", wanted, log_not_worse(totals, rule, alpha), 1 / alpha, counts, thresholds)
 
 
-def _finding(guardrail: str, wanted: str, log_e: float, limit: float, counts: dict[str, int], thresholds: Mapping[str, object]) -> Finding:
+def _finding(guardrail: str, wanted: str, log_e: float, limit: float, counts: dict[str, int], thresholds: Mapping[str, object],
+             basis: str = "") -> Finding:
     is_shown = log_e >= math.log(limit)
     e_value = exp_capped(log_e)
-    basis = next((f" by {count(n, key.replace('_', ' ').removesuffix('s'))}" for key, n in counts.items() if key in _BASIS), "")
+    basis = basis or next((f" by {count(n, key.replace('_', ' ').removesuffix('s'))}" for key, n in counts.items() if key in _BASIS), "")
     return Finding(
         test="promotion",
         action="none",
@@ -115,4 +126,4 @@ def _finding(guardrail: str, wanted: str, log_e: float, limit: float, counts: di
     )
 
 
-__all__ = ["find_promotion", "log_errors_not_worse"]
+__all__ = ["find_agreement", "find_promotion", "log_errors_not_worse"]

@@ -51,6 +51,21 @@ def log_below(total: npt.ArrayLike, n: npt.ArrayLike, limit: float) -> Floats:
     return np.asarray(np.logaddexp(smooth, never) - math.log(2), dtype=np.float64)
 
 
+def pairs_wanted(total: float, n: int, limit: float, evidence: float) -> int:
+    """About how many pairs show a mean under `limit` by so much evidence, if no more than `total` disagree. n: pairs there are, too few.
+
+    Two digits, rounded up. With more disagreements it takes more.
+    """
+    wanted, least = math.log(evidence), float(max(n, 1))
+    # The evidence rises with pairs that agree: doubled until it is enough, then between the last two.
+    doubled = least * 2.0 ** np.arange(1, 40)
+    most = float(doubled[np.argmax(log_below(total, doubled, limit) >= wanted)])
+    between = np.geomspace(most / 2, most, 257)
+    enough = float(between[np.argmax(log_below(total, between, limit) >= wanted)])
+    step: int = 10 ** max(0, math.floor(math.log10(enough)) - 1)
+    return math.ceil(enough / step) * step
+
+
 def _log_mixture(total: npt.ArrayLike, n: npt.ArrayLike, limit: float, a: float, b: float) -> Floats:
     s, n = np.broadcast_arrays(np.asarray(total, dtype=np.float64), np.asarray(n, dtype=np.float64))
     upper = log_beta_tails(a + s, b + n - s, limit)[1]
@@ -112,4 +127,4 @@ def _find_failures(shadow: ShadowCounts, settings: ShadowSettings) -> Finding:
     )
 
 
-__all__ = ["find_shadow", "log_above", "log_below", "log_failures"]
+__all__ = ["find_shadow", "log_above", "log_below", "log_failures", "pairs_wanted"]

@@ -12,7 +12,7 @@ from serve.routing.judge.latency import find_slow
 from serve.routing.judge.observations import Progress
 from serve.routing.judge.outcome import find_outcome
 from serve.routing.judge.outputs import find_outputs
-from serve.routing.judge.promotion import find_promotion
+from serve.routing.judge.promotion import find_agreement, find_promotion
 from serve.routing.judge.ratio import find_ratio
 from serve.routing.judge.settings import JudgeSettings
 from serve.routing.judge.shadow import find_shadow
@@ -27,14 +27,19 @@ def judge(state: JudgeState, settings: JudgeSettings, progress: Progress) -> Jud
     findings = [*_findings(state, settings, progress)]
     findings += _suspicions(findings, settings)
     findings.append(_find_progress(state, progress))
-    guardrails = () if progress.is_shadow_stage else find_promotion(state.strata, state.runs, state.shadow, settings, state.outcomes)
+    if progress.is_shadow_stage:
+        # Later steps make no pairs: a guardrail that is left undecided here could never be shown, and the rollout never promoted.
+        guardrails = find_agreement(state.shadow, settings)
+    else:
+        guardrails = find_promotion(state.strata, state.runs, state.shadow, settings, state.outcomes)
     verdict, why = _decide(findings, guardrails, state, progress)
     return Judgement(
         verdict=verdict,
         why=why,
         findings=(*findings, *guardrails),
         generation=state.generation,
-        step_done=verdict in (Verdict.PROMOTE, Verdict.CONTINUE) and is_step_reached(state, progress),
+        step_done=verdict in (Verdict.PROMOTE, Verdict.CONTINUE) and is_step_reached(state, progress)
+        and (not progress.is_shadow_stage or all(finding.is_tripped for finding in guardrails)),
     )
 
 
@@ -118,9 +123,10 @@ def _decide(findings: Sequence[Finding], guardrails: Sequence[Finding], state: J
             if finding.is_tripped and finding.action == verdict.value:
                 return verdict, finding.sentence
     counted = findings[-1].sentence
-    if progress.is_shadow_stage or not progress.is_last_step or not is_step_reached(state, progress):
-        return Verdict.CONTINUE, counted
     waiting = [finding for finding in guardrails if not finding.is_tripped]
+    is_awaited = progress.is_last_step or progress.is_shadow_stage
+    if not is_awaited or not is_step_reached(state, progress) or (progress.is_shadow_stage and not waiting):
+        return Verdict.CONTINUE, counted
     if waiting or not guardrails:
         return Verdict.CONTINUE, waiting[0].sentence if waiting else "no guardrail is left to promote by; promote by hand"
     return Verdict.PROMOTE, "; ".join(finding.sentence for finding in guardrails)

@@ -32,7 +32,7 @@ async def test_a_report_is_kept_and_shown(admin: httpx.AsyncClient) -> None:
     assert (await admin.get(f"{GATES}/2")).json() == response.json()
     assert (await admin.get(GATES)).json() == {"gates": [response.json()]}
     missing = await admin.get(f"{GATES}/1")
-    assert (missing.status_code, "run `headrace gate digits 1 --submit`" in missing.json()["detail"]) == (404, True)
+    assert (missing.status_code, "run `headrace gate digits 1 --data FILE --submit`" in missing.json()["detail"]) == (404, True)
 
 
 @pytest.mark.parametrize(("path", "changed", "text"), [

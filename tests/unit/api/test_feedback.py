@@ -94,13 +94,18 @@ class TestHttp:
         ({"request_id": 5, "label": 1}, "'request_id' must be a string of 1 to 1,024 characters, got 5"),
         ({"request_id": "ö" * 513, "label": 1}, "'request_id' must have at most 1,024 bytes of UTF-8, got 1,026: 'öööö"),
         ({"request_id": "\ud800", "label": 1}, "lone surrogate"),
+        ({"request_id": "r\r", "label": 1}, "'request_id' holds a control character, got 'r\\r'"),
+        ({"request_id": "a\0b", "label": 1}, "'request_id' holds a control character"),
+        ({"request_id": "a\x7fb", "label": 1}, "'request_id' holds a control character"),
+        ({"request_id": None, "label": 1}, "'request_id' must be a string of 1 to 1,024 characters, got null"),
+        ({"request_id": "r", "label": [None, "a"]}, 'true or false, got [null, "a"]'),
         ({"request_id": "r"}, "give 'label' or 'reward', one of them"),
         ({"request_id": "r", "label": 1, "reward": 1}, "give 'label' or 'reward', not both"),
-        ({"request_id": "r", "label": None}, "'label' must be a number, a string, true or false, got None"),
+        ({"request_id": "r", "label": None}, "'label' must be a number, a string, true or false, got null"),
         ({"request_id": "r", "label": [1]}, "'label' must be a number, a string, true or false, got [1]"),
         ({"request_id": "r", "label": 2**53 + 2}, "send a string"),
         ({"request_id": "r", "label": float("nan")}, "'label' must be finite, got nan"),
-        ({"request_id": "r", "reward": True}, "'reward' must be a number, got True"),
+        ({"request_id": "r", "reward": True}, "'reward' must be a number, got true"),
         ({"request_id": "r", "reward": "1"}, "'reward' must be a number, got '1'"),
         ({"request_id": "r", "label": 1, "row": -1}, "'row' must be a whole number from 0 to 2147483647, got -1"),
         ({"request_id": "r", "label": 1, "row": 1.0}, "'row' must be a whole number from 0 to 2147483647, got 1.0"),
@@ -130,10 +135,12 @@ class TestHttp:
             assert "feedback[" not in body["error"]
 
     @pytest.mark.parametrize(("body", "said"), [
-        ({"feedback": []}, "'feedback' is empty"), ({"feedback": {}}, "'feedback' must be an array of items, got dict"),
+        ({"feedback": []}, "'feedback' is empty"), ({"feedback": {}}, "'feedback' must be an array of items, got {}"),
         ({"feedback": [{}] * (MAX_ITEMS + 1)}, "'feedback' has 10,001 items; send at most 10,000 at once"),
         ({"feedback": [], "label": 1}, "the body has 'feedback' and 'label'"), (b"[]", "the request body must be a JSON object"),
-        (b"{", "failed to parse"), (b"", "give 'label' or 'reward'"),
+        (b"{", "failed to parse"), (b"", "the body is empty: send one item"),
+        ({"feedback": None}, "'feedback' must be an array of items, got null"),
+        ({}, "give 'label' or 'reward'"),
     ])
     async def test_bodies_that_are_no_feedback(self, api: HttpApi, labels: FakeLabels, body: Any, said: str) -> None:
         status, answer = await post(api, body)
@@ -217,6 +224,8 @@ class TestGrpc:
          r"feedback\[0\]: give number, text, flag or reward"),
         (m.FeedbackRequest(model="digits", feedback=[m.FeedbackItem(request_id=ID, number=1), m.FeedbackItem(number=1)]), InvalidArgument,
          r"feedback\[1\]: 'request_id' must be"),
+        (m.FeedbackRequest(model="digits", feedback=[m.FeedbackItem(request_id=f"{ID}\r", number=1)]), InvalidArgument,
+         r"feedback\[0\]: 'request_id' holds a control character"),
         (m.FeedbackRequest(model="digits", feedback=[m.FeedbackItem(request_id=ID, number=float("inf"))]), InvalidArgument, "finite"),
     ])
     async def test_refusals(self, rpc: GrpcApi, labels: FakeLabels, request_: Any, kind: type[HeadraceError], said: str) -> None:

@@ -102,18 +102,32 @@ def test_what_is_drawn_of_documents_with_holes() -> None:
     assert "no row has been watched yet" in drawn(status_picture(made))
 
 
+def test_a_version_without_a_variant_of_its_own() -> None:
+    made = document(n_windows=4)
+    made["series"][0] |= {"variant": "1", "latest": None}
+    made["series"][1] |= {"variant": "", "latest": None}
+    text = drawn(status_picture(made))
+    assert "version 1 baseline 1-3f2a9c" in text
+    assert "version 2 baseline 2-aa" in text
+    assert "version 1 as stable baseline" in drawn(status_picture(document(n_windows=4)))
+
+
 def test_sparks() -> None:
     assert spark([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
     assert (spark([]), spark([3, 3]), spark([float("nan"), 1, 2]), len(spark(list(range(99))))) == ("", "▁▁", "▁█", 24)
 
 
-def test_report(served: Served, tmp_path: Path) -> None:
+def test_report(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("serve.clock.wall_ns", lambda: 1_769_900_000 * 10**9)
     page = tmp_path / "report.html"
     found = run("report", "digits", "-o", str(page), "--windows", "20")
     assert (found.exit_code, found.output.strip()) == (0, str(page))
     assert "<svg" in page.read_text()
+    assert run("report", "digits", "-o", "-", "--windows", "20").output == page.read_text()
     refused = run("report", "digits", "-o", str(tmp_path / "none" / "report.html"))
     assert isinstance(refused.exception, ConfigurationError)
+    assert list(tmp_path.iterdir()) == [page]
 
 
 def test_acknowledge(served: Served) -> None:
@@ -182,6 +196,14 @@ def test_training_data_becomes_a_baseline_beside_the_model(repository: Path, tmp
     assert "scores calibrated" in found.output
     assert json.loads(made(repository, "--from", str(tmp_path / "training.parquet"), "--json", "-o", str(tmp_path / "b.json")).stdout)[
         "performance"] == {}
+
+
+def test_a_baseline_is_not_written_to_a_folder_that_is_not_there(repository: Path, tmp_path: Path) -> None:
+    pq.write_table(training().rename_columns(["x_0", "x_1", "word", "truth"]), tmp_path / "t.parquet")
+    found = made(repository, "--from", str(tmp_path / "t.parquet"), "-o", str(tmp_path / "none" / "b.json"))
+    assert isinstance(found.exception, ConfigurationError)
+    assert "No such file or directory" in str(found.exception)
+    assert not (tmp_path / "none").exists()
 
 
 def test_csv_with_columns_by_name_and_a_sample(repository: Path, tmp_path: Path) -> None:
@@ -278,7 +300,7 @@ def test_recorded_rows_of_this_very_digest_become_a_baseline(repository: Path) -
     assert baseline.answers.confusion is not None
     assert np.sum(baseline.answers.confusion) == 50 + 17, "labelled by text, else by number"
     for part in (f"r.digest = '{target.version.digest}'", "r.version = '1'", "r.row >= 0", "r.variant = 'shadow'", "LIMIT 100",
-                 "ORDER BY r.ts_ns", "name = 'label'"):
+                 "ORDER BY r.ts_ns", "ORDER BY ts_ns, replica, epoch, seq", "name = 'label'"):
         assert part in records.sql
     of_records(target, records, "", 100, 0, shadow=False)      # type: ignore[arg-type]
     assert "r.variant <> 'shadow'" in records.sql

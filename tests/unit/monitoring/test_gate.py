@@ -121,6 +121,33 @@ def test_accuracy_is_not_to_fall_by_default(right: float, was_right: float, stat
         assert found["accuracy_vs_stable"].details["only_stable_right"] == round(1000 * (was_right - right))
 
 
+@pytest.mark.parametrize(("limits", "status", "limit"), [
+    ({"min": 0.1}, FAIL, -0.01), ({"min": 0.1, "max_drop": 0.6}, PASS, -0.6), ({"min": 0.1, "max_drop": None}, TOLD, None)])
+def test_an_absolute_limit_leaves_the_comparison_on(limits: dict[str, Any], status: CheckStatus, limit: float | None) -> None:
+    evidence = replace(GOOD, labelled=classified(1000, 0.5, 0.95))
+    found = checks(evidence, metrics={"accuracy": limits})
+    assert (found["accuracy"].status, found["accuracy_vs_stable"].status, found["accuracy_vs_stable"].limit) == (PASS, status, limit)
+
+
+@pytest.mark.parametrize(("limits", "status"), [({"max": 9.0}, FAIL), ({"max": 9.0, "max_rise": None}, TOLD)])
+def test_so_does_that_of_numbers(limits: dict[str, Any], status: CheckStatus) -> None:
+    truth, error = np.zeros(500), np.random.default_rng(5).normal(size=500)
+    found = statuses(replace(GOOD, labelled=Estimated(truth, 2 * error, error)), metrics={"mae": limits})
+    assert (found["mae"], found["mae_vs_stable"]) == (PASS, status)
+
+
+def test_the_settings_of_the_report_are_read_back_as_they_were() -> None:
+    for limits in ({"min": 0.1}, {"min": 0.1, "max_drop": None}):
+        asked = settings(metrics={"accuracy": limits})
+        assert GateSettings.model_validate_json(asked.model_dump_json()) == asked
+
+
+def test_shares_of_the_rows_are_percentages() -> None:
+    found = checks(replace(GOOD, rows=3000, agreement=Agreed(3000, 3000), recorded=Agreed(3000, 3000)))
+    assert found["agreement"].text == "answers as version 1 on 100 % (99.87 % to 100 %) of 3,000 rows; at least 90 %"
+    assert found["recorded"].text == "version 1 repeats its recorded answers on 100 % (99.87 % to 100 %) of 3,000 rows; at least 99 %"
+
+
 def test_few_labels_say_nothing_however_good_they_are() -> None:
     found = checks(replace(GOOD, labelled=classified(99, 1.0, 1.0)))
     assert found["accuracy"].status is TOO_LITTLE
@@ -228,6 +255,8 @@ def test_time_may_be_left_out() -> None:
     ({"metrics": {"auc": {"max_rise": 1}}}, "metrics.auc.max_rise: auc is limited by min and max_drop"),
     ({"metrics": {"recall": {"min": 1}}}, "metrics.recall"),
     ({"confidence": 1.0}, "confidence: Input should be less than 1"),
+    ({"latency": {"runs": 367, "max_p99_ms": 20.0}}, "latency.runs: 367 are too few for latency.max_p99_ms; at least 368 bound"),
+    ({"latency": {"runs": 436, "max_p99_ratio": 2.0}}, "latency.runs: 436 are too few for latency.max_p99_ratio; at least 437 bound"),
     ({"min_row": 1}, "min_row: unknown field"),
     ({"agreement": {"min": 2}}, "agreement.min: Input should be less than or equal to 1"),
     ({"metrics": {"accuracy": {"min": float("nan")}}}, "metrics.accuracy.min: Input should be a finite number"),
@@ -237,6 +266,14 @@ def test_settings_are_checked(given: dict[str, Any], text: str) -> None:
     with pytest.raises(Unprocessable) as raised:
         settings(**given)
     assert text in str(raised.value)
+
+
+@pytest.mark.parametrize(("runs", "limit"), [(368, {"max_p99_ms": 99.0}), (437, {"max_p99_ratio": 9.0})])
+def test_the_least_runs_bound_a_99th_percentile(runs: int, limit: dict[str, float]) -> None:
+    found = checks(timed(1.0, n=runs), latency={"runs": runs, **limit})
+    assert {check.status for name, check in found.items() if name.startswith("latency_p99") and check.limit is not None} == {PASS}
+    name = "latency_p99_8" if "max_p99_ms" in limit else "latency_p99_8_vs_stable"
+    assert "too few" in checks(timed(1.0, n=runs - 1), latency={"runs": runs, **limit})[name].text
 
 
 def test_a_version_may_be_written_as_a_number() -> None:

@@ -73,9 +73,16 @@ def test_flags_go_over_the_file(repository: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.parametrize(("arguments", "code"), [
+    (["--min", "accuracy=0.01"], 10), (["--min", "accuracy=0.01", "--max-drop", "accuracy=none"], 0)])
+def test_only_none_switches_the_comparison_off(repository: Path, arguments: list[str], code: int) -> None:
+    result = labelled(repository, "3", *arguments, stable="1")
+    assert result.exit_code == code, result.output
+
+
 @pytest.mark.parametrize(("arguments", "flags", "text"), [
     ([], {}, "give one of --data and --records: a gate needs rows to replay"),
-    (["--min", "accuracy"], {}, "'accuracy': want METRIC=VALUE, accuracy=0.95 for instance"),
+    (["--min", "accuracy"], {}, "'accuracy': want METRIC=VALUE, accuracy=0.95 for instance, or METRIC=none"),
     (["--min", "recall=0.5"], {}, "metrics.recall"),
     (["--max", "accuracy=0.5"], {}, "metrics.accuracy.max: accuracy is limited by min and max_drop"),
     (["--column", "x"], {"data": "heldout.npz"}, "--column x: want INPUT=COLUMN"),

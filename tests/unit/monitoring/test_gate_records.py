@@ -42,7 +42,7 @@ def test_answered_rows_of_every_version_with_their_answers(root: Path) -> None:
 def test_labels_are_joined_and_come_first(root: Path) -> None:
     found = recorded(root, n_rows=4)
     assert found.n == 4
-    assert sorted(map(str, found.labels)) == ["0.0", "1.0", "None", "one"]      # the last one of each row
+    assert sorted(map(str, found.labels)) == ["0.0", "5.0", "None", "one"]      # the first one of each row
     assert list(recorded(root, label="").labels) == []
 
 
@@ -70,5 +70,13 @@ def test_texts_lists_and_shapes(root: Path) -> None:
 def test_what_was_not_recorded_is_said(root: Path) -> None:
     with pytest.raises(ConfigurationError, match="input 'z' of 'digits' is not recorded in"):
         recorded(root, "digits", TensorSpec("z", "FP32", (-1, 2)))
-    with pytest.raises(NotFound, match="no rows of model 'absent' are recorded here"):
+    with pytest.raises(NotFound, match="no rows of model 'absent' are recorded in .*records; there are digits, text"):
         recorded(root, "absent")
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_folder_that_is_not_there_is_refused_and_not_made(tmp_path: Path, scheme: str) -> None:
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(ConfigurationError, match="there is no records directory .*nowhere; a server makes it"):
+        read_recorded(f"{scheme}{nowhere}", "digits", "", [X], [LABEL], True, 10)
+    assert not nowhere.exists()

@@ -68,8 +68,12 @@ def test_rows_with_a_missing_value_are_left_out_and_counted() -> None:
 
 
 def test_rows_of_which_none_fits_are_an_error() -> None:
-    with pytest.raises(ConfigurationError, match=r"none of 2 rows has values that fit the inputs x FP32\[-1, 3\]"):
+    with pytest.raises(ConfigurationError, match=r"2 rows .* fit the inputs x FP32\[-1, 3\]: x is given 4 values a row and wants 3"):
         replay_rows([X], True, {"x": np.ones((2, 4))}, {"x": ["x"]})
+    with pytest.raises(ConfigurationError, match=r"x is given 1 value a row and wants 3$"):
+        replay_rows([X], True, {"x_0": [None, np.float32(1)]}, {"x": ["x_0"]})
+    with pytest.raises(ConfigurationError, match=r"fit the inputs x FP32\[-1, 3\]$"):
+        replay_rows([X], True, {"x": np.full((2, 3), "a", object)}, {"x": ["x"]})
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=40), st.integers(1, 5))

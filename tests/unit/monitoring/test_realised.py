@@ -14,7 +14,7 @@ from serve.monitoring.alerts import Kind
 from serve.monitoring.baseline import Baseline, MetricBaseline
 from serve.monitoring.performance import class_metrics, confusion_of, number_metrics, roc_auc
 from serve.monitoring.realised import RealisedPerformance
-from serve.monitoring.realised_store import RealisedStore
+from serve.monitoring.realised_store import ALERT_DELTA, Detectors, RealisedStore
 from serve.monitoring.realised_sums import SLOTS, RealisedSums, slots_of, sums_of
 from serve.monitoring.realised_window import realised_window
 from serve.monitors import MonitoringSpec
@@ -168,7 +168,8 @@ def test_errors_that_become_more_frequent_are_found_in_the_window_of_the_predict
              if message["detections"]}
     assert set(fired) <= {4, 5, 6, 7}
     assert "adwin" in fired[4]
-    assert all(one["after"] > one["before"] for message in messages for one in message["detections"])
+    risen = [one for message in messages for one in message["detections"] if one["detector"] == "adwin"]
+    assert all(one["after"] > one["before"] + 0.1 for one in risen)
     one.close()
 
 
@@ -213,12 +214,61 @@ def test_what_is_concluded(labelled: int, accuracy: float, expected: dict[Kind, 
     assert (low, high) == pytest.approx((0.95 - reach, 0.95 + reach)), "wider for fewer labels"
 
 
+ADWIN = {"detector": "adwin", "ts_ns": START + S, "before": 0.1, "after": 0.4}
+PAGE_HINKLEY = {"detector": "page_hinkley", "ts_ns": START + 2 * S, "mean": 0.12, "risen": 50.3, "threshold": 50.0}
+
+
 def test_a_detector_needs_no_window_full_of_labels_and_says_what_it_saw() -> None:
-    fired = {"detector": "page_hinkley", "ts_ns": START + S, "before": 0.1, "after": 0.4}
-    _, judged = realised_window(message(20, 0.5, (fired,)), SPEC, None)
+    _, judged = realised_window(message(20, 0.5, (ADWIN, PAGE_HINKLEY)), SPEC, None)
     assert set(judged) == {Kind.CONCEPT_DRIFT}
     assert judged[Kind.CONCEPT_DRIFT].is_bad
-    assert judged[Kind.CONCEPT_DRIFT].evidence["said"] == "page-hinkley: the mean error rose from 0.1 to 0.4"
+    assert judged[Kind.CONCEPT_DRIFT].evidence == {
+        "detections": [ADWIN, PAGE_HINKLEY], "said": "the mean error rose from 0.1 to 0.4 (ADWIN; Page-Hinkley has fired too)"}
+    _, judged = realised_window(message(20, 0.5, (ADWIN,)), SPEC, None)
+    assert judged[Kind.CONCEPT_DRIFT].evidence["said"] == "the mean error rose from 0.1 to 0.4 (ADWIN)"
+
+
+def test_detectors_of_an_older_version_go_on_with_the_delta_of_this_one(tmp_path: Path) -> None:
+    one = keeper(tmp_path)
+    one.take(joined(100, 1))
+    one._store.detectors["m", "1", "1"].adwin.delta = 0.002
+    commit(tmp_path, 1)
+    one.take(joined(100, 2, first=500))
+    one.close()
+    again = keeper(tmp_path)
+    adwin = again._store.detectors["m", "1", "1"].adwin
+    assert (adwin.delta, adwin.n) == (ALERT_DELTA, 100)
+    again.close()
+
+
+@pytest.mark.parametrize(("labelled", "expected"), [(20, {}), (200, {Kind.CONCEPT_DRIFT: False})])
+def test_page_hinkley_alone_is_shown_and_is_no_alert(labelled: int, expected: dict[Kind, bool]) -> None:
+    mixed = {"detector": "page_hinkley", "ts_ns": START, "before": 0.1, "after": 0.4}       # of a file of an older version
+    for fired in (PAGE_HINKLEY, mixed):
+        row, judged = realised_window(message(labelled, 0.5, (fired,)), SPEC, None)
+        assert {kind: one.is_bad for kind, one in judged.items()} == expected
+        assert row.document["detections"] == [fired]
+
+
+@pytest.mark.parametrize(("rate", "seed"), [(0.1, 2), (0.22, 1), (0.3, 1)])
+def test_errors_that_stay_as_frequent_as_they_are_alert_nobody(rate: float, seed: int) -> None:
+    detectors, found = Detectors(), []
+    for at, is_wrong in enumerate((np.random.default_rng(seed).random(20_000) < rate).astype(float).tolist()):
+        found += detectors.update(is_wrong, at)
+    assert {one["detector"] for one in found} == {"page_hinkley"}, "streams on which it alarms"
+    _, judged = realised_window(message(200, 1 - rate, tuple(found)), SPEC, None)
+    assert not judged[Kind.CONCEPT_DRIFT].is_bad, found
+
+
+def test_a_rise_is_told_as_the_mean_before_and_after_it_by_one_detector() -> None:
+    draw = np.random.default_rng(5)
+    errors = np.concatenate([draw.random(5000) < 0.1, draw.random(2000) < 0.3])
+    detectors = Detectors()
+    found = [one for at, is_wrong in enumerate(errors.astype(float).tolist()) for one in detectors.update(is_wrong, at)
+             if one["detector"] == "adwin"]
+    assert 5000 <= found[0]["ts_ns"] < 5300
+    assert found[0]["before"] == pytest.approx(errors[:5000].mean(), abs=0.005), "without what came after the change"
+    assert found[0]["after"] == pytest.approx(0.3, abs=0.1)
 
 
 def test_the_operators_bound_counts_without_a_baseline() -> None:

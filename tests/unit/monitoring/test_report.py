@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from serve.monitoring.report.drift_plots import MAX_CELLS, MAX_ROWS, heat_class, heat_map
 from serve.monitoring.report.page import report_html
-from serve.monitoring.report.plots import Period, alerts_plot, traffic_plot
+from serve.monitoring.report.plots import Period, alerts_plot, performance_plot, traffic_plot
 from serve.monitoring.report.svg import NS, Scale, mark, nice_ticks, number, path, time_ticks
-from tests.unit.monitoring.documents import START_NS, WINDOW_NS, document
+from tests.unit.monitoring.documents import START_NS, WINDOW_NS, document, edges
 
 MADE = "2026-01-31 16:02 UTC"
 _VOID = {"meta", "br", "i", "link"}
@@ -78,7 +78,7 @@ def test_what_it_says(page: Reader) -> None:
 
 
 def test_every_mark_is_inside_its_plot(page: Reader) -> None:
-    boxes = [attrs["viewbox"] for tag, attrs in page.elements if tag == "svg"]
+    boxes = [attrs["viewbox"] for tag, attrs in page.elements if tag == "svg" and attrs.get("role") == "img"]
     assert len(boxes) == 1 + 4 + 2 + 10 + 1, "alerts, performance, heat maps, distributions, traffic"
     for attrs in page.of_class("now"):
         if "x" in attrs:
@@ -88,6 +88,68 @@ def test_every_mark_is_inside_its_plot(page: Reader) -> None:
     assert len(cells) > 1000
     assert all(138 <= x <= 1072 for x in numbers(cells, "x"))
     assert all(width > 0 for width in numbers(cells, "width", "height"))
+
+
+def open_windows(made: dict[str, Any]) -> dict[str, Any]:
+    """The document while labels come in: of the window that is still open many, of one much later 2, both wrong."""
+    for index, labelled, accuracy in ((48, 300, 0.94), (60, 2, 0.0)):
+        made["realised"].append({"version": "1", "variant": "stable", **edges(index), "labelled": labelled,
+                                 "metrics": {"accuracy": accuracy}, "bands": {"accuracy": [0.93, 0.98]}})
+    return made
+
+
+def test_a_window_that_is_still_open_stays_inside_the_plot() -> None:
+    page = Reader(report_html(open_windows(document()), MADE))
+    lines = [attrs["d"] for attrs in page.of_class("line") if "realised" in (attrs["class"] or "") and attrs["d"]]
+    places = [float(x) for line in lines for x in re.findall(r"[ML](-?[0-9.]+) ", line)]
+    assert len(places) > 30
+    assert all(138 <= x <= 1070 for x in places), max(places)
+    dots = [attrs for attrs in page.of_class("realised") if "cx" in attrs]
+    assert all(138 <= x <= 1070 for x in numbers(dots, "cx"))
+    assert "2026-01-31 12:00 to 2026-01-31 17:05 UTC" in page.text, "the period of the plots"
+
+
+def test_two_labels_do_not_stretch_the_axis() -> None:
+    spread = []
+    for made in (document(), open_windows(document())):
+        dots = [attrs for attrs in Reader(report_html(made, MADE)).of_class("realised") if attrs["class"] == "dot realised"]
+        heights = list(numbers(dots, "cy"))
+        spread.append(max(heights) - min(heights))
+    assert spread[1] == pytest.approx(spread[0], rel=0.1)
+
+
+def test_lines_and_dots_are_clipped_to_the_plot() -> None:
+    made = open_windows(document())
+    plot = performance_plot(Period(START_NS, START_NS + 20 * WINDOW_NS), "accuracy", [], made["realised"])
+    page = Reader(f"<html>{plot}</html>")
+    clips = [attrs for tag, attrs in page.elements if tag == "svg"][1:]
+    assert [attrs["class"] for attrs in clips] == ["clip"]
+    left, _, width, _ = map(float, (clips[0]["viewbox"] or "").split())
+    assert 130 <= left <= 138
+    assert 1070 <= left + width <= 1078
+    inner = plot[plot.index('class="clip"'):]
+    assert "<circle" not in plot[:plot.index('class="clip"')]
+    assert inner.count("<path") == 2
+    sizes = re.findall(r"([a-z.]*svg[a-z.]*) \{[^}]*overflow: (\w+)", report_html(made, MADE))
+    assert ("svg.clip", "hidden") in sizes
+
+
+def test_only_few_labels_are_drawn_too() -> None:
+    few = [one | {"labelled": 9, "bands": {}} for one in document()["realised"]]
+    page = Reader(f"<html>{performance_plot(Period(START_NS, START_NS + 48 * WINDOW_NS), 'accuracy', [], few)}</html>")
+    assert all(12 <= y <= 192 for y in numbers(page.of_class("few"), "cy"))
+    assert len(page.of_class("few")) > 30
+
+
+def test_alerts_say_what_their_version_is() -> None:
+    made = document(n_windows=6)
+    made["alerts"] = [made["alerts"][0] | {"version": "1", "variant": "1"}, made["alerts"][0] | {"version": "2", "variant": "canary"}]
+    text = report_html(made, MADE)
+    assert "<td>1</td>" in text
+    assert "<td>2 canary</td>" in text
+    assert "1 1<" not in text
+    assert "version 1 (1)" not in text
+    assert "version, variant" in text
 
 
 def test_colours_change_where_drift_begins() -> None:

@@ -11,6 +11,9 @@ import pyarrow as pa
 import pytest
 
 from serve.errors import InternalError, InvalidArgument, NotFound, Unavailable
+from serve.recording.join_rows import with_labels
+from serve.recording.manifest import purged_line
+from serve.recording.outcome_sql import LABEL_COLUMNS
 from serve.recording.query import Records
 from serve.recording.reading import read
 from serve.recording.relations import ALWAYS, Period
@@ -59,7 +62,7 @@ def test_a_period_ends_for_rows_and_not_for_their_labels(tmp_path: Path) -> None
     recorder = write_records(str(tmp_path / "records"), tmp_path / "home")
     recorder.labels([{"request_id": "digits-3", "value": 3.0, "name": "late", "ts_ns": T0 + HOUR_NS, "seq": 99}])
     found = open_records(recorder)
-    sql = "SELECT count(*) FROM records_digits_labelled WHERE label = 'late'"
+    sql = "SELECT count(*) FROM records_digits_labelled WHERE label_name = 'late'"
     assert column_of(found, sql) == column_of(found, sql, Period(None, T0 + HOUR_NS // 2)) == [1]
 
 
@@ -108,12 +111,35 @@ def test_bytes_are_text_where_they_are_text(records: Records) -> None:
     assert column_of(records, "SELECT DISTINCT out_words FROM records_text") == [["a", "\\xFE"]]
 
 
-def test_labels_meet_their_rows_and_the_last_one_of_a_name_counts(records: Records) -> None:
-    columns = "request_id, row, variant, label, label_value, label_text, out_label"
+def test_labels_meet_their_rows_and_the_first_one_of_a_name_counts(records: Records) -> None:
+    columns = "request_id, row, variant, label_name, label, label_text, out_label"
     rows = rows_of(records, f"SELECT {columns} FROM records_digits_labelled ORDER BY ALL")
     assert [tuple(row.values()) for row in rows] == [
         ("digits-0", 0, "shadow", "label", 0.0, None, 9), ("digits-0", 0, "stable", "label", 0.0, None, 0),
-        ("digits-1", 0, "stable", "label", 1.0, None, 1), ("pair", 1, "stable", "label", None, "one", 1)]
+        ("digits-1", 0, "stable", "label", 5.0, None, 1), ("pair", 1, "stable", "label", None, "one", 1)]
+    share = "SELECT avg((label = out_label)::INT) FROM records_digits_labelled WHERE variant = 'stable'"
+    assert column_of(records, share) == [0.5], "of digits-0 and digits-1"
+
+
+def test_the_labelled_view_has_what_an_outcome_expression_has(tmp_path: Path) -> None:
+    recorder = write_records(str(tmp_path / "records"), tmp_path / "home")
+    recorder.labels([{"request_id": "digits-3", "reward": 0.5, "name": "clicked", "ts_ns": T0 + 50, "label_ts_ns": T0 + 7, "seq": 9}])
+    found = open_records(recorder)
+    kinds = dict(found.columns("records_digits_labelled"))
+    joined = with_labels(pa.table({}), ())
+    assert [name for name in kinds if name not in dict(found.columns("records_digits"))] == [*LABEL_COLUMNS, "label_ts"]
+    assert [kinds[name] for name in LABEL_COLUMNS] == [
+        {pa.float64(): "DOUBLE", pa.string(): "VARCHAR", pa.int64(): "BIGINT"}[joined.schema.field(name).type] for name in LABEL_COLUMNS]
+    rows = rows_of(found, f"SELECT {', '.join(LABEL_COLUMNS)}, label_ts FROM records_digits_labelled WHERE label_name <> 'label'")
+    assert [tuple(row.values())[:-1] for row in rows] == [(None, None, 0.5, "clicked", T0 + 50, T0 + 7)]
+    assert column_of(found, "SELECT DISTINCT known_ns - received_ns FROM records_digits_labelled WHERE label_name = 'label'") == [0]
+
+
+def test_of_labels_of_one_moment_the_first_written_counts(tmp_path: Path) -> None:
+    recorder = write_records(str(tmp_path / "records"), tmp_path / "home")
+    recorder.labels([{"request_id": "digits-3", "value": value, "ts_ns": T0 + 60, "seq": 20 + at} for at, value in enumerate((3.0, 4.0))])
+    asked = "SELECT label FROM records_digits_labelled WHERE request_id = 'digits-3'"
+    assert column_of(open_records(recorder), asked) == [3.0]
 
 
 def test_only_rows_of_the_period_are_seen(records: Records) -> None:
@@ -154,7 +180,7 @@ def test_the_newest_rows_are_in_the_period_that_is_found_for_them(records: Recor
 def test_unknown_names_are_answered_with_what_there_is(records: Records) -> None:
     with pytest.raises(NotFound, match="no view 'recordz'; there are databricks_digits, databricks_text, labels, records, "):
         records.query("SELECT * FROM recordz")
-    with pytest.raises(NotFound, match="no rows of model 'nope' are recorded here; there are digits, text"):
+    with pytest.raises(NotFound, match="no rows of model 'nope' are recorded in .*; there are digits, text"):
         records.view("model", "nope")
 
 
@@ -191,14 +217,22 @@ def test_files_of_other_models_and_times_are_not_opened(tmp_path: Path) -> None:
         records.query("SELECT * FROM records_b")
 
 
-def test_a_file_that_is_gone_asks_for_another_try(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sql", ["SELECT count(*) FROM records", "SELECT count(*) FROM records_a"])
+@pytest.mark.parametrize("is_purged", [False, True])
+def test_a_file_that_is_gone_is_named(tmp_path: Path, sql: str, is_purged: bool) -> None:
+    """One that was purged since is no loss, and the next snapshot does without."""
     recorder = Recorder(open_store(str(tmp_path / "records")), tmp_path / "home")
     recorder.seal(recorder.journal("a", "1", DIGITS_1, [{"in_x": image(0), "out_label": 0}]))
     records = open_records(recorder)
-    path, = recorder.manifest.state.parts
-    recorder.store.delete(path)
-    with pytest.raises(Unavailable, match="ask again"):
-        rows_of(records, "SELECT count(*) FROM records")
+    part, = recorder.manifest.state.parts.values()
+    if is_purged:
+        recorder.manifest.append(purged_line([part], "retention", T0))
+    recorder.store.delete(part.path)
+    said = "was purged or compacted meanwhile: ask again" if is_purged else (
+        "is gone, though its manifest names it: run `headrace records verify`")
+    with pytest.raises(Unavailable) as caught:
+        rows_of(records, sql)
+    assert str(caught.value).startswith(f"{tmp_path}/records/{part.path} {said}")
 
 
 def test_a_damaged_journal_is_told(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.recording.accounts import Account, FoundRows, JournalRows, Pages, accounts, owners, purge_faults
+from serve.recording.accounts import Account, FoundRows, JournalRows, Pages, accounts, owners, purge_faults, with_missing
 from serve.recording.layout import compacted_path
 from serve.recording.manifest import EpochState, ManifestState, RowCounts, compacted_line, purged_line
 from serve.recording.page import MAGIC, PAGE_BYTES, PageNumbers
@@ -93,6 +93,7 @@ def test_a_changed_byte_of_a_sealed_file(recorder: Recorder, number: int, at: in
     assert f"instead of {part.sha256}" in found.faults[-1]
     n_missing = part.rows if part.name.table == "records" else 0
     assert found.accounts[0].found.rows == 18 - n_missing
+    assert (found.accounts[0].missing, found.accounts[0].purged) == (n_missing, 0)
     assert len(found.faults) == 1 + (n_missing > 0)
 
 
@@ -150,6 +151,29 @@ def test_purged_rows_are_accounted_for(recorder: Recorder) -> None:
     found = check(recorder)
     assert found.is_intact
     assert found.accounts[0].purged == first.rows == 7
+    assert found.accounts[0].missing == 0
+
+
+def test_rows_of_a_lost_file_are_missing_and_not_purged(recorder: Recorder) -> None:
+    recorder.end(dropped=2)
+    purged, lost = [part for part in recorder.manifest.state.parts.values() if part.name.version == "1"]
+    recorder.manifest.append(purged_line([purged], "retention", T0))
+    recorder.store.delete(purged.path)
+    recorder.store.delete(lost.path)
+    found = account(recorder)
+    assert (found.purged, found.missing, found.unexplained) == (purged.rows, lost.rows, 0) == (7, 3, 0)
+
+
+def test_missing_rows_are_of_the_epochs_whose_files_are_damaged() -> None:
+    """Else, where a merged file does not say its epoch, of the newest: purging takes the oldest."""
+    state = ManifestState("r", epochs={n: EpochState(records=RowCounts(sealed=10)) for n in (1, 2, 3)})
+    state.rows["records"].purged = 10
+    found = {("r", 1): FoundRows(rows=4), ("r", 2): FoundRows(rows=2), ("r", 3): FoundRows(rows=10)}
+    made = accounts([state], [], found, {})
+    assert [(one.purged, one.missing) for one in with_missing(made, [state], {("r", 1): 4})] == [(2, 4), (8, 0), (0, 0)]
+    assert [(one.purged, one.missing) for one in with_missing(made, [state], {})] == [(6, 0), (4, 4), (0, 0)]
+    state.rows["records"].purged = 14
+    assert [one.missing for one in with_missing(made, [state], {("r", 1): 4})] == [0, 0, 0]
 
 
 def test_rows_that_vanished_from_the_manifest_are_not_purged() -> None:

@@ -64,7 +64,7 @@ async def test_a_rollout_begins_with_a_passing_report_of_its_candidate(bench: Be
 async def test_without_a_report_it_is_refused(bench: Bench) -> None:
     text = await refused(bench)
     assert text == (f"the plan has require_gate, and there is no gate report of version 2 of 'm' as it is now ({DIGEST}): run "
-                    "`headrace gate m 2 --submit`")
+                    "`headrace gate m 2 --data FILE --submit` (or --records DIR)")
 
 
 async def test_a_report_of_other_files_does_not_count(bench: Bench) -> None:

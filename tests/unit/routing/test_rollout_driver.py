@@ -159,9 +159,17 @@ async def test_a_shadow_stage_samples_and_gives_no_weight(bench: Bench) -> None:
     spec = bench.models.spec
     assert spec is not None
     assert [(s.version, s.sample_bp) for s in spec.shadows] == [("2", 1000)]
-    bench.models.readings = [PlanReading("m", spec.generation, (ArmReading("1", "1", assigned=9000), ArmReading("2", "2")),
-                                         (ShadowReading("2", sampled=800, compared=800),))]
+    service = bench.service
+
+    def reading(pairs: int) -> PlanReading:
+        return PlanReading("m", spec.generation, (ArmReading("1", "1", assigned=9000), ArmReading("2", "2")),
+                           (ShadowReading("2", sampled=pairs, compared=pairs),))
+
+    bench.models.readings = [reading(150)]
     bench.now_ns += 1_000_000_000
+    await bench.until(lambda: "150 shadow pairs, about 330 wanted" in service.live()[0].state.verdict_why, "too few pairs")
+    assert bench.phase() == "shadowing"
+    bench.models.readings = [reading(800)]
     await bench.until(lambda: bench.phase() == "stepping", "the first step")
     assert bench.models.spec is not None
     assert bench.models.spec.shadows == ()

@@ -8,7 +8,7 @@ from scipy.integrate import quad
 
 from serve.routing.judge.observations import ShadowCounts
 from serve.routing.judge.settings import ShadowSettings
-from serve.routing.judge.shadow import find_shadow, log_above, log_below, log_failures
+from serve.routing.judge.shadow import find_shadow, log_above, log_below, log_failures, pairs_wanted
 
 SETTINGS = ShadowSettings()
 
@@ -111,3 +111,10 @@ def test_no_shadow_is_no_finding_and_none_compared_is_no_estimate():
 
 def test_a_rounding_error_over_the_count_is_no_failure():
     assert find_shadow(ShadowCounts(sampled=3, compared=3, disagreement=3.0000000000000004), SETTINGS)[0].estimate == 1.0
+
+
+@pytest.mark.parametrize(("total", "n", "limit"), [(0.0, 0, 0.01), (0.0, 150, 0.01), (1.0, 500, 0.01), (3.5, 400, 0.01), (40.0, 50, 0.2)])
+def test_so_many_pairs_are_wanted(total, n, limit):
+    wanted = pairs_wanted(total, n, limit, 20.0)
+    assert log_below(total, wanted, limit) >= math.log(20)
+    assert log_below(total, 0.88 * wanted, limit) < math.log(20)

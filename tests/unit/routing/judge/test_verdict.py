@@ -157,7 +157,22 @@ class TestShadowStage:
         judgement = judge(state, SETTINGS, self.STAGE)
         assert judgement.verdict is Verdict.CONTINUE
         assert judgement.step_done
-        assert {f.test for f in judgement.findings} == {"shadow", "progress"}
+        assert {f.test for f in judgement.findings} == {"shadow", "progress", "promotion"}
+
+    def test_it_does_not_end_before_its_guardrail_is_decided(self):
+        stage = replace(self.STAGE, needed_requests=100)
+        judgement = judge(folded(Delta(shadow=ShadowCounts(sampled=150, compared=150))), SETTINGS, stage)
+        assert (judgement.verdict, judgement.step_done) == (Verdict.CONTINUE, False)
+        assert judgement.why == ("shadow disagreement under 1 %: not shown yet by 150 shadow pairs, about 330 wanted if no more disagree "
+                                 "(evidence 3.8 of 20)")
+        shown = judge(folded(Delta(shadow=ShadowCounts(sampled=330, compared=330))), SETTINGS, stage)
+        assert (shown.verdict, shown.step_done) == (Verdict.CONTINUE, True)
+        assert shown.why == "step 0: 330 of 100 shadow pairs, 61 of 60 s"
+
+    def test_without_the_guardrail_it_ends_by_its_minima(self):
+        loose = SETTINGS.model_copy(update={"shadow": SETTINGS.shadow.model_copy(update={"action": "none"})})
+        state = folded(Delta(shadow=ShadowCounts(sampled=150, compared=150, disagreement=90.0)))
+        assert judge(state, loose, replace(self.STAGE, needed_requests=100)).step_done
 
     def test_it_waits_for_its_pairs(self):
         state = folded(Delta(shadow=ShadowCounts(sampled=1200, compared=999)))
