@@ -19,8 +19,8 @@ from serve.monitoring.distributions import counts_of
 from serve.monitoring.drift import FeatureDrift, WindowDrift, judge_window
 from serve.monitoring.estimates import Estimates, estimates, is_worse
 from serve.monitoring.performance import IS_LESS_BETTER
+from serve.monitoring.ports import Evaluation, Judged
 from serve.monitoring.prior_shift import prior_shift
-from serve.monitoring.service import Evaluation, Judged
 from serve.monitoring.validation import Violation, violations
 from serve.monitors import MonitoringSpec
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from serve.monitoring.command import CommandStatistics
 from serve.monitoring.database import Series
-from serve.monitoring.service import Counts, MonitoringService
+from serve.monitoring.ports import Counts
+from serve.monitoring.service import MonitoringService
 from serve.telemetry.monitoring_facts import MonitoringFacts, SeriesFacts
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import structlog
+import xxhash
 
 from serve.errors import HeadraceError
 from serve.monitoring.baseline import Baseline
@@ -26,7 +27,7 @@ from serve.monitoring.cells import Cells
 from serve.monitoring.database import Series
 from serve.monitoring.first_rows import FirstRows
 from serve.monitoring.observer import Observer
-from serve.monitoring.service import Role, SeenCells
+from serve.monitoring.ports import Role, SeenCells
 from serve.monitoring.windows import NS, cell_ns, floor_to
 from serve.monitors import MonitoringSpec
 from serve.records import RecordStreamSpec
@@ -249,14 +250,8 @@ def _answered(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _place(seq: int) -> float:
-    """Where a sequence number falls in [0, 1): the finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014, figure 16).
-
-    Numbers of first rows are far apart: by the golden ratio alone neighbours would fall together.
-    """
-    place = (seq * _SPREAD) % 2**64
-    place = ((place ^ place >> 30) * 0xBF58476D1CE4E5B9) % 2**64
-    place = ((place ^ place >> 27) * 0x94D049BB133111EB) % 2**64
-    return (place ^ place >> 31) / 2**64
+    """Where a batch falls in [0, 1) by its first row's number. These lie far apart: by the golden ratio alone neighbours fall together."""
+    return xxhash.xxh3_64_intdigest(seq.to_bytes(8, "little")) / 2**64
 
 
 def _number(value: Any) -> int:

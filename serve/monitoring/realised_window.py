@@ -8,8 +8,9 @@ from serve.monitoring.alerts import Kind
 from serve.monitoring.baseline import Baseline
 from serve.monitoring.database import Row
 from serve.monitoring.evaluation import performance
+from serve.monitoring.ports import Judged
 from serve.monitoring.realised_store import ADWIN, PAGE_HINKLEY
-from serve.monitoring.service import Judged, times
+from serve.monitoring.service import times
 from serve.monitors import MonitoringSpec
 
 

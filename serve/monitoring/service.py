@@ -18,7 +18,7 @@ from serve.monitoring.alerts import Alert, Kind, Subject, Verdict
 from serve.monitoring.baseline import Baseline, baseline_of_json
 from serve.monitoring.cells import Cells
 from serve.monitoring.database import FORGOTTEN_NS, MonitoringDatabase, Row, Series
-from serve.monitoring.ports import Counts, Evaluation, Evaluator, Judged, Ports, Role, Seen, SeenCells
+from serve.monitoring.ports import Counts, Judged, Ports, Role
 from serve.monitoring.triggers import RETRAIN_REQUESTED, Told
 from serve.monitoring.windows import GRACE_NS, floor_to, place, window_ns
 from serve.monitors import MonitoringSpec
@@ -264,4 +264,4 @@ def together(parts: Iterable[Cells]) -> Cells | None:
     return total
 
 
-__all__ = ["Counts", "Evaluation", "Evaluator", "Judged", "MonitoringService", "Ports", "Role", "Seen", "SeenCells", "times", "together"]
+__all__ = ["MonitoringService", "times", "together"]

@@ -26,9 +26,10 @@ from serve.monitoring.evaluation import WindowEvaluator
 from serve.monitoring.facts import monitoring_facts
 from serve.monitoring.first_rows import FIRST_ROWS, FirstRows, without_redacted
 from serve.monitoring.observation import MAX_ROWS_S, MonitoringObserver
+from serve.monitoring.ports import Ports
 from serve.monitoring.realised import PERFORMANCE
 from serve.monitoring.realised_window import realised_window
-from serve.monitoring.service import MonitoringService, Ports
+from serve.monitoring.service import MonitoringService
 from serve.monitoring.summary import Summaries
 from serve.monitoring.triggers import ALERT_CLEARED, Told
 from serve.monitors import MonitoringSpec

@@ -1,8 +1,8 @@
 """Memory that a disk can be written from directly, past the page cache.
 
-A copy into the page cache, the pages for it and their way to the disk later take half of what it costs to record a row, and push the
-server's working set, and the host's, out of caches (docs/results/records.md). O_DIRECT wants memory, offset and length in multiples of the
-disk's blocks: open(2), NOTES.
+A copy into the page cache, the pages for it and their way to the disk later took half of what it cost to record a row, and push
+the server's working set, and the host's, out of caches (docs/decisions/0006-recording-gives-way.md). O_DIRECT wants memory, offset and
+length in multiples of the disk's blocks: open(2), NOTES.
 """
 
 import mmap

@@ -77,8 +77,7 @@ class RecordPump(Generic[RowsT]):
         if not has_room:
             self._sink.drop_waiting()
         n_seen = 0
-        drained = self._drained(now_ns)
-        for stream in drained:
+        for stream in self._drained(now_ns):
             breathe()
             pumped, columns = self._streams[stream], self._source.columns(stream)
             n_rows = columns.n_rows

@@ -23,8 +23,8 @@ def open_store(url: str) -> RecordsStore:
     scheme, separator, rest = url.partition("://")
     if not url or (separator and not rest):
         raise ConfigurationError(f"--records {url!r} names no folder; give a folder or a URL such as s3://bucket/prefix")
-    if not separator or scheme in _FOLDERS:
-        return LocalStore(Path(rest if separator else url))
+    if (folder := _folder(url)) is not None:
+        return LocalStore(folder)
     try:
         filesystem, root = fsspec.core.url_to_fs(url)
     except ImportError as error:
@@ -38,11 +38,18 @@ def open_store(url: str) -> RecordsStore:
 
 def existing_store(url: str) -> RecordsStore:
     """The same for those who only read. Raises ConfigurationError for a folder that is not there as well: it is not made."""
-    scheme, separator, rest = url.partition("://")
-    folder = rest if separator else url
-    if folder and (not separator or scheme in _FOLDERS) and not Path(folder).expanduser().is_dir():
+    folder = _folder(url)
+    if folder is not None and not folder.expanduser().is_dir():
         raise ConfigurationError(f"there is no records directory {folder}; a server makes it: headrace serve --records {folder}")
     return open_store(url)
+
+
+def _folder(url: str) -> Path | None:
+    """None: it is an object store's."""
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme not in _FOLDERS:
+        return None
+    return Path(rest if separator else url)
 
 
 __all__ = ["LocalStore", "ObjectStore", "RecordsStore", "StoredFile", "existing_store", "open_store"]

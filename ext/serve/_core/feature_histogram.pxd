@@ -26,3 +26,4 @@ cdef class CategoryTable:
 
     cdef void put(self, uint64_t key, int32_t code) noexcept nogil
     cdef int32_t find(self, uint64_t key) noexcept nogil        # n_keys: none of them
+    cdef int32_t code_of(self, uint64_t key, uint64_t* least, int64_t n_least) noexcept nogil

@@ -159,6 +159,13 @@ cdef class CategoryTable:
             place = (place + 1) & (self.n_places - 1)
         return self.n_keys
 
+    cdef int32_t code_of(self, uint64_t key, uint64_t* least, int64_t n_least) noexcept nogil:
+        """As find; an unknown key may be among the least ones."""
+        cdef int32_t code = self.find(key)
+        if code == self.n_keys:
+            keep_least(least, n_least, key)
+        return code
+
     def encode_bytes(self, const int32_t[::1] offsets not None, const uint8_t[::1] data not None, const uint8_t[::1] validity,
                      int64_t validity_offset, int32_t[::1] codes not None, uint64_t[::1] unseen=None):
         cdef int64_t n = offsets.shape[0] - 1
@@ -181,9 +188,7 @@ cdef class CategoryTable:
                     codes[row] = self.n_keys + 1
                     continue
                 key = hash64(slice_make(at + offsets[row], offsets[row + 1] - offsets[row]), 0)
-                codes[row] = self.find(key)
-                if codes[row] == self.n_keys:
-                    keep_least(least, n_least, key)
+                codes[row] = self.code_of(key, least, n_least)
 
     def encode_integers(self, const int64_t[::1] values not None, const uint8_t[::1] validity, int64_t validity_offset,
                         int32_t[::1] codes not None, uint64_t[::1] unseen=None):
@@ -206,9 +211,7 @@ cdef class CategoryTable:
                     continue
                 length = snprintf(text, sizeof(text), "%lld", <long long>values[row])
                 key = hash64(slice_make(text, length), 0)
-                codes[row] = self.find(key)
-                if codes[row] == self.n_keys:
-                    keep_least(least, n_least, key)
+                codes[row] = self.code_of(key, least, n_least)
 
 
 cdef void keep_least(uint64_t* least, int64_t n, uint64_t key) noexcept nogil:

@@ -15,7 +15,7 @@ from serve.monitoring.cells import Cells
 from serve.monitoring.distributions import MAX_CATEGORIES, shape_of
 from serve.monitoring.evaluation import MAX_DETAILED, MAX_FEATURES, MAX_NAMED, MAX_SHAPES, WindowEvaluator, performance
 from serve.monitoring.observer import Observer
-from serve.monitoring.service import Evaluation
+from serve.monitoring.ports import Evaluation
 from serve.monitors import MonitoringSpec
 from serve.records import RecordedTensor
 from serve.store.canonical import canonical

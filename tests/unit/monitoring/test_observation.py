@@ -15,7 +15,8 @@ from serve.monitoring.baseline_build import build_baseline
 from serve.monitoring.baselines import BaselineFiles, checked
 from serve.monitoring.first_rows import FirstRows, without_redacted
 from serve.monitoring.observation import MonitoringObserver, groups
-from serve.monitoring.service import SeenCells, together
+from serve.monitoring.ports import SeenCells
+from serve.monitoring.service import together
 from serve.monitors import MonitoringSpec
 from serve.records import RecordedTensor, RecordingSpec, RecordStreamSpec, Redaction
 from tests.unit.monitoring.rows import DIGEST, TENSORS, rows, stream

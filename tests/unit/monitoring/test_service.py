@@ -11,7 +11,8 @@ from serve.monitoring.alerts import Kind
 from serve.monitoring.baseline import Baseline
 from serve.monitoring.cells import Cells
 from serve.monitoring.database import MonitoringDatabase, Row, Series
-from serve.monitoring.service import Evaluation, Judged, MonitoringService, Ports, SeenCells, times
+from serve.monitoring.ports import Evaluation, Judged, Ports, SeenCells
+from serve.monitoring.service import MonitoringService, times
 from serve.monitoring.triggers import DRIFT_DETECTED, PERFORMANCE_DEGRADED, RETRAIN_REQUESTED
 from serve.monitoring.windows import GRACE_NS, cell_ns, floor_to, place, window_ns
 from serve.monitors import MonitoringSpec

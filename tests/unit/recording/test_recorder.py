@@ -194,12 +194,21 @@ def test_closing_does_not_wait_for_a_disk_that_hangs(plant: Plant, monkeypatch: 
 
 
 def test_when_the_patient_thread_gets_no_processor_the_prompt_one_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = threading.Semaphore(0)
+    is_behind = Recorder._is_behind
+
+    def look(recorder: "Recorder[object]") -> bool:
+        looks.release()
+        return is_behind(recorder)
+
     monkeypatch.setattr(Recorder, "_run_patient", lambda self: None)
+    monkeypatch.setattr(Recorder, "_is_behind", look)
     plant = Plant.build(tmp_path, capacity=20_000)
     recorder = start(plant)
     stream = recorder.open_stream(stream_spec())
     plant.source.produce(stream, 1, records=10)
-    time.sleep(0.2)
+    for _ in range(5):
+        assert looks.acquire(timeout=10)
     assert plant.page.numbers().appended == 0           # there is no hurry
     while plant.source.pending_bytes() <= plant.source.capacity_bytes() // BEHIND:
         plant.source.produce(stream, 1, records=1000)
