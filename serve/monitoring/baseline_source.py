@@ -25,7 +25,7 @@ from serve.monitoring.replay_rows import Column, replay_rows, sources_of
 from serve.recording.arrow_schema import journal_type
 from serve.recording.query import Records
 from serve.recording.relations import ALWAYS, Period
-from serve.recording.views import literal, quoted
+from serve.recording.views import first_labels, literal, quoted
 from serve.records import SHADOW, RecordedTensor
 
 Progress = Callable[[int, int], object]
@@ -119,9 +119,7 @@ def _select(
     join = ""
     if label:
         cells += ["l.text AS text", "l.value AS value"]
-        join = (f" LEFT JOIN (SELECT * FROM labels WHERE model = {literal(model)} AND name = {literal(label)} QUALIFY row_number() OVER "    # noqa: S608
-                "(PARTITION BY request_id, row ORDER BY ts_ns, replica, epoch, seq) = 1) l"
-                " ON r.request_id = l.request_id AND r.row = l.row")
+        join = f" LEFT JOIN {first_labels(model, label)} l ON r.request_id = l.request_id AND r.row = l.row"
     whose = f"r.variant {'=' if shadow else '<>'} {literal(SHADOW)}"
     of_version = f"r.version = {literal(version.version)} AND r.digest = {literal(version.digest)} AND r.row >= 0 AND {whose}"
     return f"SELECT {', '.join(cells)} FROM {quoted(view)} r{join} WHERE {of_version} ORDER BY r.ts_ns, r.seq LIMIT {n_rows}"   # noqa: S608

@@ -15,7 +15,7 @@ from serve.recording.query import Records
 from serve.recording.reading import read
 from serve.recording.relations import ALWAYS, Period
 from serve.recording.stores import existing_store
-from serve.recording.views import literal, quoted
+from serve.recording.views import first_labels, literal, quoted
 from serve.records import SHADOW
 from serve.types import TensorSpec
 
@@ -65,10 +65,8 @@ def _select(view: str, model: str, label: str, inputs: Sequence[TensorSpec], out
     join, order = "", "hash(r.request_id, r.row), r.ts_ns, r.seq"
     if label:
         cells.append("coalesce(l.text, CAST(l.value AS VARCHAR)) AS label")
-        # The first label of the name counts, as in the join. Labelled rows first: a row that nobody knows the truth of says less.
-        join = (f" LEFT JOIN (SELECT * FROM labels WHERE model = {literal(model)} AND name = {literal(label)} QUALIFY row_number() OVER "
-                "(PARTITION BY request_id, row ORDER BY ts_ns, replica, epoch, seq) = 1) l "
-                "ON r.request_id = l.request_id AND r.row = l.row")
+        # Labelled rows first: a row that nobody knows the truth of says less.
+        join = f" LEFT JOIN {first_labels(model, label)} l ON r.request_id = l.request_id AND r.row = l.row"
         order = f"(l.request_id IS NULL), {order}"
     return f"SELECT r.digest, {', '.join(cells)} FROM {quoted(view)} r{join} WHERE {chosen} ORDER BY {order} LIMIT {n_rows}"
 

@@ -246,13 +246,17 @@ def _cells(source: Source, forms: Mapping[str, Form], *, is_raw: bool) -> Iterab
 
 
 def labelled_sql(records: str, labels: str, model: str) -> str:
-    """Rows of `records` that have labels, one for each name of a label, with outcome_sql.LABEL_COLUMNS and `label_ts` behind them.
-
-    The first label of a name counts, in the order in which the join takes them (join_rows.waiting_of).
-    """
+    """Rows of `records` that have labels, one for each name of a label, with outcome_sql.LABEL_COLUMNS and `label_ts` behind them."""
     return (
         "SELECT r.*, l.value AS label, l.text AS label_text, l.reward, l.name AS label_name, l.ts_ns AS received_ns, "
         "coalesce(l.label_ts_ns, l.ts_ns) AS known_ns, l.ts AS label_ts "
-        f"FROM {quoted(records)} r JOIN (SELECT * FROM {quoted(labels)} WHERE model = {literal(model)} "
-        "QUALIFY row_number() OVER (PARTITION BY request_id, row, name ORDER BY ts_ns, replica, epoch, seq) = 1) l "
-        "ON r.request_id = l.request_id AND r.row = l.row")
+        f"FROM {quoted(records)} r JOIN {first_labels(model, labels=labels)} l ON r.request_id = l.request_id AND r.row = l.row")
+
+
+def first_labels(model: str, name: str = "", labels: str = "labels") -> str:
+    """A relation of a model's labels, of one name or of all: of each row and name the first, in the order in which the join takes them
+    (join_rows.waiting_of).
+    """
+    named = f" AND name = {literal(name)}" if name else ""
+    return (f"(SELECT * FROM {quoted(labels)} WHERE model = {literal(model)}{named} "
+            "QUALIFY row_number() OVER (PARTITION BY request_id, row, name ORDER BY ts_ns, replica, epoch, seq) = 1)")
