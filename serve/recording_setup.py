@@ -14,13 +14,11 @@ from typing import Any
 
 import structlog
 
-from serve._core.record_columns import RecordColumns
 from serve._core.recorder import NativeRecorder
 from serve.config import Settings
 from serve.errors import ConfigurationError, HeadraceError, Unavailable
 from serve.monitoring.setup import MonitoringSettings, Server, open_monitoring
 from serve.monitors import MonitoringSpec
-from serve.recording.columns import batch_of
 from serve.recording.files import SystemFiles
 from serve.recording.home import Home
 from serve.recording.jobs import Message
@@ -85,8 +83,8 @@ class Recording:
         self.native = NativeRecorder(settings.io_threads, record.record_ring_bytes, self._page.buffer)
         place = JournalPlace(SystemFiles(), self.home.journals, record.record_seal_bytes, int(record.record_seal_s * 1e9))
         fsync_ns = int(record.record_fsync_s * 1e9)
-        self._recorder: Recorder[RecordColumns] = Recorder(
-            self.native, self._page, place, RecorderSettings(self.replica, self.home.path, fsync_ns), batch_of,
+        self._recorder = Recorder(
+            self.native, self._page, place, RecorderSettings(self.replica, self.home.path, fsync_ns),
             observers=[self.monitoring.observer], has_room=lambda: self._has_room)
         self._labels = LabelWriter(place, LabelSettings(self.replica, self.epoch, fsync_ns))
 

@@ -78,7 +78,7 @@ def kills_case(bench: Bench) -> list[Table]:
     strangers = set(found) - set(teller.sure) - set(teller.unsure)
     worst = max(books.lost_each, default=0)
     lines = [["numbered", f"{books.assigned:,}"], ["stored", f"{books.found:,}"], ["dropped, counted", f"{books.dropped:,}"],
-             ["lost in rings and columns, counted", f"{books.lost:,} (at most {worst:,} in one kill)"],
+             ["lost in rings and blocks, counted", f"{books.lost:,} (at most {worst:,} in one kill)"],
              ["torn off a journal's end, counted", f"{books.torn:,}"],
              ["labels answered 202, and stored", f"{len(teller.sure):,}, {len(teller.sure) - len(missing):,}"]]
     return [Table(f"kill -9 at {len(plan)} random moments", ["rows", ""], lines, [

@@ -2,7 +2,7 @@
 import sys
 from typing import Self
 
-from typing_extensions import disjoint_base
+from typing_extensions import Buffer, disjoint_base
 
 from serve.records import RecordedTensor
 
@@ -28,6 +28,9 @@ class RecordColumns:
     def n_malformed(self) -> int: ...
     # Frees the memory that waits for the next rows, its bytes being returned. The thread that adds and takes.
     def trim(self) -> int: ...
+    # Adds the records that lie one after the other from byte `start` on, until there are n_rows rows or more, a record does not fit, or the
+    # end. Where the next one begins is returned. Raises ValueError where no record can lie, MemoryError; those before it are added.
+    def add(self, records: Buffer, start: int = 0, n_rows: int = ...) -> int: ...
     # For each column of the journal schema: its nulls, and its buffers in Arrow's order, depth first; the elements of a tensor have no
     # bitmap. The first is the column's bitmap, None when nothing is null.
     def take(self) -> list[tuple[int, tuple[ColumnBuffer | None, ...]]]: ...

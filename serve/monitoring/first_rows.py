@@ -42,6 +42,11 @@ class FirstRows:
         self._n_bytes = 0
         self._thread: threading.Thread | None = None
 
+    @property
+    def missing(self) -> int:
+        """Rows that are still wanted."""
+        return self.wanted - self.n_rows if self._thread is None else 0
+
     def add(self, batch: pa.RecordBatch) -> None:
         """Rows that were answered; those beyond what is wanted are let go."""
         if self._thread is not None:

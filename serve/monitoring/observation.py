@@ -1,21 +1,22 @@
 """What the recorder's thread does for monitoring: rows, before redaction, into cells of a minute; the first rows of versions that have no
 baseline, into a baseline.
 
-A version is watched by the baseline of its digest. Above MAX_ROWS_S rows a second of a version, rows are drawn by their sequence number,
-and what is counted is what was drawn: a cell's `rows` says how many those were, and every share and test is of them. Nothing is weighted,
-so that nothing that is claimed is more than what was seen. Where few rows of a batch would be drawn, more are drawn of fewer batches: a
-look costs much the same for one row as for LEAST_DRAWN. Failed requests have no values and are not rows here.
+A version is watched by the baseline of its digest. Above MAX_ROWS_S rows a second of a version, blocks of rows are drawn by the number of
+their first row, and what is counted is what was drawn: a cell's `rows` says how many those were, and every share and test is of them.
+Nothing is weighted, so that nothing that is claimed is more than what was seen. Where few rows of a block would be drawn, more that follow
+each other are drawn of fewer blocks: a look costs much the same for one row as for LEAST_DRAWN. Failed requests have no values and are in
+no cell.
 
 Rows of another version than the stable one are counted a second time by the stable version's baseline: only what was counted in the same
 bins can be compared, and a canary is compared with stable in the same minutes.
 """
 
+import math
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import structlog
@@ -36,12 +37,10 @@ _log = structlog.get_logger(__name__)
 
 _DEFAULT = MonitoringSpec()
 
-MAX_ROWS_S = 20_000
+MAX_ROWS_S = 10_000
 LEAST_DRAWN = 1024
-# Of 2^64 by the golden ratio: spreads sequence numbers over all of it (Knuth, The Art of Computer Programming 3, 6.4).
-_SPREAD = 0x9E3779B97F4A7C15
+CLOCK_BACK_S = 60
 
-Mask = npt.NDArray[np.bool_]
 VersionKey = tuple[str, str, str]       # model, version, digest
 
 
@@ -61,7 +60,8 @@ class VersionWatch:
 
     def share(self, now_s: int, n_rows: int, limit: int) -> float:
         """Of the rows of this second that are counted, by how many the last one had."""
-        if now_s != self._second:
+        # Blocks do not come in the order in which their requests did. A clock that was set back is another matter.
+        if now_s > self._second or now_s < self._second - CLOCK_BACK_S:
             self._share = min(1.0, limit / self._rows) if self._rows else 1.0
             self._second, self._rows = now_s, 0
         self._rows += n_rows
@@ -93,20 +93,29 @@ class MonitoringObserver:
         self._unfit: set[tuple[tuple[str, str], str]] = set()      # (model, version) and sha256 of a baseline
         self._skipped = {"drawn": 0, "no_baseline": 0}
 
+    def draw(self, stream: RecordStreamSpec, at_ns: int, seq: int, n_rows: int) -> int:
+        """On the recorder's thread."""
+        if not stream.monitoring.enabled:
+            return 0
+        with self._lock:
+            watch = self._watch(stream)
+            if watch.observer is not None:
+                drawn = _drawn(watch.share(at_ns // NS, n_rows, self._max_rows_s), seq, n_rows)
+                self._skipped["drawn"] += n_rows - drawn
+                return drawn
+            self._skipped["no_baseline"] += n_rows
+            return min(n_rows, watch.collecting.missing) if watch.collecting is not None else 0
+
     def observe(self, stream: RecordStreamSpec, batch: pa.RecordBatch) -> None:
         """On the recorder's thread."""
-        if not stream.monitoring.enabled or not batch.num_rows:
+        rows = _answered(batch)
+        if not rows.num_rows:
             return
         with self._lock:
             watch = self._watch(stream)
             if watch.observer is not None:
-                drawn = self._drawn(watch, batch)
-                if drawn is not None and (rows := _answered(drawn)).num_rows:
-                    self._count(stream, watch, rows, cell_ns(stream.monitoring.window_s))
-                return
-            rows = _answered(batch)
-            self._skipped["no_baseline"] += rows.num_rows
-            if watch.collecting is not None and rows.num_rows:
+                self._count(stream, watch, rows, cell_ns(stream.monitoring.window_s))
+            elif watch.collecting is not None:
                 watch.collecting.add(rows)
 
     def open(self, stream: RecordStreamSpec) -> None:
@@ -160,7 +169,7 @@ class MonitoringObserver:
         return sorted(self._digests)
 
     def skipped(self) -> Mapping[str, int]:
-        """Rows in no cell, by reason: drawn (others were drawn in their place), no_baseline."""
+        """Rows in no cell, those of failed requests among them, by reason: drawn (others were drawn in their place), no_baseline."""
         return dict(self._skipped)
 
     def _newest(self, model: str, version: str) -> VersionWatch | None:
@@ -178,20 +187,6 @@ class MonitoringObserver:
         self._digests[stream.model, stream.version] = stream.digest
         self._specs[stream.model] = stream.monitoring
         return watch
-
-    def _drawn(self, watch: VersionWatch, batch: pa.RecordBatch) -> pa.RecordBatch | None:
-        """None: no row."""
-        n_rows = batch.num_rows
-        share = watch.share(_number(batch.column("ts_ns")[-1]) // NS, n_rows, self._max_rows_s)
-        of_batch = min(1.0, max(share, LEAST_DRAWN / n_rows))
-        if share < of_batch and _place(_number(batch.column("seq")[0])) * of_batch >= share:
-            self._skipped["drawn"] += n_rows
-            return None
-        if of_batch == 1.0:
-            return batch
-        chosen = batch.column("seq").to_numpy().astype(np.uint64) * np.uint64(_SPREAD) < np.uint64(int(of_batch * (2**64 - 1)))
-        self._skipped["drawn"] += int(n_rows - np.count_nonzero(chosen))
-        return batch.filter(pa.array(chosen))
 
     def _use(self, watch: VersionWatch, baseline: Baseline) -> None:
         watch.use(baseline)
@@ -249,9 +244,13 @@ def _answered(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch if least is None or least >= 0 else batch.filter(pc.greater_equal(batch.column("row"), 0))
 
 
-def _place(seq: int) -> float:
-    """Where a batch falls in [0, 1) by its first row's number. These lie far apart: by the golden ratio alone neighbours fall together."""
-    return xxhash.xxh3_64_intdigest(seq.to_bytes(8, "little")) / 2**64
+def _drawn(share: float, seq: int, n_rows: int) -> int:
+    """How many of a block's rows are looked at, in the mean that share of them: of most blocks none, of others LEAST_DRAWN."""
+    wanted = share * n_rows
+    n = min(n_rows, max(math.ceil(wanted), LEAST_DRAWN))
+    # Numbers of blocks lie far apart: by a multiple of the number neighbours would fall together.
+    place = xxhash.xxh3_64_intdigest(seq.to_bytes(8, "little")) / 2**64
+    return n if place * n < wanted else 0
 
 
 def _number(value: Any) -> int:

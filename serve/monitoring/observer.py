@@ -1,4 +1,7 @@
-"""Rows into cells: what the recorder's thread does for every batch. All that grows with the rows is native and without the GIL."""
+"""Rows into cells: what the recorder's threads do for the rows that are drawn.
+
+All that grows with the rows is native and without the GIL.
+"""
 
 from typing import TypeAlias
 

@@ -1,4 +1,4 @@
-"""The tables `records` and `labels`: as their rows are journalled, and as they are sealed and queried.
+"""The tables `records` and `labels`: as their rows are read from a journal, and as they are sealed and queried.
 
 A journal has the plain types that the recorder fills at full rate; what is the same in every row stands in its header. `to_table` puts
 that back, as dictionaries of one value, and gives tensors their shape. FP16 is halffloat in the journal and float32 in the table: DuckDB
@@ -17,7 +17,7 @@ from serve.recording.stream_header import METADATA_KEY, StreamHeader
 from serve.recording.tag_column import tags_to_map
 from serve.records import RecordedTensor
 
-# OIP datatype -> element in the journal.
+# OIP datatype -> element as it is read from a journal.
 ELEMENTS: dict[str, pa.DataType] = {
     "BOOL": pa.bool_(), "UINT8": pa.uint8(), "UINT16": pa.uint16(), "UINT32": pa.uint32(), "UINT64": pa.uint64(), "INT8": pa.int8(),
     "INT16": pa.int16(), "INT32": pa.int32(), "INT64": pa.int64(), "FP16": pa.float16(), "BF16": pa.float32(), "FP32": pa.float32(),
@@ -29,7 +29,7 @@ TAGS = pa.map_(pa.string(), pa.string())
 CODES = pa.list_(pa.string())
 PROTOCOLS = ("http", "grpc")
 
-# The columns of every journal of `records`, before those of the tensors.
+# The columns of every row of `records` that a journal gives, before those of the tensors.
 _JOURNAL_FIELDS = (
     ("ts_ns", pa.int64()), ("seq", pa.int64()), ("batch_id", pa.int64()), ("row", pa.int32()), ("request_id", pa.string()),
     ("variant", pa.string()), ("trace_id", pa.string()), ("protocol", pa.uint8()), ("status", pa.int16()), ("error", pa.int8()),
@@ -60,7 +60,7 @@ LABELS_TABLE = pa.schema([
 
 @functools.lru_cache(maxsize=1024)
 def journal_schema(tensors: tuple[RecordedTensor, ...]) -> pa.Schema:
-    """What serve.recording.columns.batch_of makes, and a journal of `records` holds."""
+    """What serve.recording.columns.batch_of makes, and the rows of a journal of `records` are read as."""
     return pa.schema([*_JOURNAL_FIELDS, *((tensor.column, journal_type(tensor)) for tensor in tensors)])
 
 

@@ -1,15 +1,16 @@
-"""The recorder's columns as an Arrow batch, without a copy.
+"""Recorded requests as Arrow batches: records are taken apart into columns, and these become a batch without a copy.
 
 How a column's buffers become an array depends on its type alone, so it is settled once for each set of tensors: a batch of few rows must
 not cost more to put together than its rows cost to record.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 import pyarrow as pa
 
+from serve._core.record_block import RecordBlock
 from serve._core.record_columns import RecordColumns
 from serve.recording.arrow_schema import journal_schema
 from serve.records import RecordedTensor
@@ -30,6 +31,33 @@ def batch_of(tensors: tuple[RecordedTensor, ...], columns: RecordColumns) -> pa.
         bitmap = None if buffers[0] is None else pa.py_buffer(buffers[0])
         arrays.append(build(n_rows, null_count, bitmap, map(pa.py_buffer, buffers[1:])))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def batches_of(tensors: tuple[RecordedTensor, ...], blocks: Iterable[memoryview]) -> Iterator[pa.RecordBatch]:
+    """The rows of blocks of records, in batches of several thousand. tensors: of their stream. Raises MemoryError, ValueError for a block
+    that is none.
+    """
+    columns = RecordColumns(tensors)
+    for block in blocks:
+        length, at = len(block), 0
+        while (at := columns.add(block, at)) < length:
+            yield batch_of(tensors, columns)
+    if columns.n_rows:
+        yield batch_of(tensors, columns)
+
+
+def first_of(
+    tensors: tuple[RecordedTensor, ...], block: RecordBlock, columns: RecordColumns, n_rows: int, most: int,
+) -> Iterator[pa.RecordBatch]:
+    """The first n_rows rows of a block, in batches of about `most`. columns: of the block's stream, empty. Raises MemoryError."""
+    if columns.n_rows:      # a look for which memory was out left them
+        columns.take()
+    at, n_rows = 0, min(n_rows, block.n_rows)
+    while n_rows > 0:
+        at = columns.add(block.records, at, min(n_rows, most))
+        batch = batch_of(tensors, columns).slice(0, n_rows)     # a request of several rows is taken apart whole
+        n_rows -= batch.num_rows
+        yield batch
 
 
 @functools.lru_cache(maxsize=1024)
@@ -75,4 +103,4 @@ def _fixed_size_list_builder(kind: pa.DataType, size: int, element: _Builder) ->
     return build
 
 
-__all__ = ["batch_of"]
+__all__ = ["batch_of", "batches_of", "first_of"]

@@ -2,7 +2,7 @@
 
     offset  bytes
          0      4  magic, "HJNL"
-         4      1  kind: 1 header, 2 batch, 3 end, 4 filler
+         4      1  kind: 1 header, 2 batch, 3 end, 4 filler, 5 records
          5      3  zero
          8      8  bytes of the payload
         16      4  rows in the payload
@@ -22,7 +22,9 @@ from dataclasses import dataclass
 import xxhash
 
 MAGIC = b"HJNL"
-HEADER, BATCH, END, FILLER = 1, 2, 3, 4
+HEADER, BATCH, END, FILLER, RECORDS = 1, 2, 3, 4, 5
+# Kinds that have rows.
+ROWS = frozenset({BATCH, RECORDS})
 OVERHEAD = 32
 
 _LAYOUT = struct.Struct("<4sB3xQIIQ")
@@ -91,7 +93,7 @@ def claim(data: memoryview, offset: int) -> Frame | None:
     if offset + OVERHEAD > len(data):
         return None
     magic, kind, n_payload, rows, before, _ = _LAYOUT.unpack_from(data, offset)
-    if magic != MAGIC or kind not in {HEADER, BATCH, END, FILLER} or (kind != BATCH and rows) or (kind == END and n_payload):
+    if magic != MAGIC or not HEADER <= kind <= RECORDS or (kind not in ROWS and rows) or (kind == END and n_payload):
         return None
     start = offset + OVERHEAD
     return Frame(kind, offset, offset + frame_bytes(n_payload), rows, before, data[start : start + n_payload])
@@ -127,6 +129,6 @@ def _hash(plain: bytes, payload: memoryview, seed: int, offset: int) -> int:
 
 
 __all__ = [
-    "BATCH", "END", "FILLER", "HEADER", "MAGIC", "OVERHEAD", "Frame", "claim", "decode", "encode", "filler", "frame_bytes", "hash_of",
-    "true_hash", "valid_frames",
+    "BATCH", "END", "FILLER", "HEADER", "MAGIC", "OVERHEAD", "RECORDS", "ROWS", "Frame", "claim", "decode", "encode", "filler",
+    "frame_bytes", "hash_of", "true_hash", "valid_frames",
 ]

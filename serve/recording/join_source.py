@@ -146,7 +146,7 @@ class JoinSource:
                 continue
             contents = read_journal(journal.file)
             if contents.header is not None:
-                yield to_table(contents.batches, contents.header).cast(_PLAIN)
+                yield to_table(list(contents.read()), contents.header).cast(_PLAIN)
             self._read_bytes[key] = contents.n_bytes
 
 

@@ -1,20 +1,24 @@
 """A journal as it is read back: everything in it that checks, and a count of what does not.
 
     frame 1        header: u32 length, StreamHeader as JSON, the Arrow schema message
-    frames 2..     one Arrow record-batch message each (uncompressed, no dictionaries)
+    frames 2..     rows: records as they came (ext/serve/_core/record.pxd), or an Arrow record-batch message each (uncompressed, no
+                   dictionaries): where they are redacted, and of labels
     last frame     end; missing when the worker died, or while it appends
 
 `frames` says what a frame looks like, `journal_writer` writes them. A journal that is being appended to can be read at any time.
 """
 
+import itertools
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import pyarrow as pa
 
-from serve.recording.frames import BATCH, END, OVERHEAD, Frame, claim, decode, hash_of, true_hash, valid_frames
+from serve.recording.columns import batches_of
+from serve.recording.frames import BATCH, END, OVERHEAD, ROWS, Frame, claim, decode, hash_of, true_hash, valid_frames
 from serve.recording.stream_header import StreamHeader
 
 # Of a file that is closed: its bytes never change, so that they can be looked at where they are.
@@ -26,20 +30,30 @@ _COUNTS = 1 << 32
 class JournalContents:
     """header, schema: None when they are damaged or were never written whole; then no row can be read and all are bad.
 
-    rows: in `batches`. torn_rows: of the frame that the file ends in the middle of. bad_frames: stretches of one or more frames that do not
-    check; bad_rows: theirs. They are exact where a good frame follows, or the end; at the torn or bad end of a journal without one they are
-    what the frame itself says. is_complete: the end frame is there: nothing was cut off. n_bytes: of the file.
+    frames: those with rows. rows: theirs, that `read` gives. torn_rows: of the frame that the file ends in the middle of. bad_frames:
+    stretches of one or more frames that do not check; bad_rows: theirs. They are exact where a good frame follows, or the end; at the torn
+    or bad end of a journal without one they are what the frame itself says. is_complete: the end frame is there: nothing was cut off.
+    n_bytes: of the file.
     """
 
     header: StreamHeader | None
     schema: pa.Schema | None
-    batches: tuple[pa.RecordBatch, ...]
+    frames: tuple[Frame, ...]
     rows: int
     torn_rows: int
     bad_frames: int
     bad_rows: int
     is_complete: bool
     n_bytes: int
+
+    def read(self) -> Iterator[pa.RecordBatch]:
+        """The rows, in the journal's order; of journal_schema(header.tensors), or LABELS_JOURNAL. Raises MemoryError."""
+        for kind, frames in itertools.groupby(self.frames, lambda frame: frame.kind):
+            if kind == BATCH:
+                yield from (pa.ipc.read_record_batch(pa.py_buffer(frame.payload), self.schema) for frame in frames)
+            else:
+                assert self.header is not None
+                yield from batches_of(self.header.tensors, (frame.payload for frame in frames))
 
 
 @dataclass(slots=True)
@@ -54,7 +68,7 @@ class _Count:
 def read_journal(source: Path | IO[bytes]) -> JournalContents:
     """source: a journal, or one that was opened for reading (it stays open; its position does not matter).
 
-    Batches lie in the file's pages where it was closed, else in memory. Raises OSError (FileNotFoundError: it was sealed or renamed
+    What it holds lies in the file's pages where it was closed, else in memory. Raises OSError (FileNotFoundError: it was sealed or renamed
     meanwhile) and InvalidArgument for a journal of a later release.
     """
     if isinstance(source, Path):
@@ -79,15 +93,15 @@ def _read(content: bytes | mmap.mmap) -> JournalContents:
     head, frames, n_damaged = _frames(data)
     count = _count(data, head.end if head else 0, frames)
     count.bad_frames += n_damaged
-    header, schema, batches = None, None, ()
+    header, schema = None, None
     if head is None:
         count.bad_rows += count.rows
         count.rows = 0
     else:
         header, schema = _parse_header(head)
-        batches = tuple(pa.ipc.read_record_batch(pa.py_buffer(frame.payload), schema) for frame in frames if frame.kind == BATCH)
+    with_rows = tuple(frame for frame in frames if frame.kind in ROWS) if head is not None else ()
     return JournalContents(
-        header, schema, batches, count.rows, count.torn_rows, count.bad_frames, count.bad_rows, count.is_complete, len(data))
+        header, schema, with_rows, count.rows, count.torn_rows, count.bad_frames, count.bad_rows, count.is_complete, len(data))
 
 
 def _frames(data: memoryview) -> tuple[Frame | None, list[Frame], int]:

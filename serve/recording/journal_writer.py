@@ -2,16 +2,17 @@
 
 import errno
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
+from serve._core.record_block import RecordBlock
 from serve.recording.aligned import BLOCK_BYTES, AlignedBuffer, to_block
 from serve.recording.files import Bytes, Files
-from serve.recording.frames import BATCH, END, HEADER, OVERHEAD, decode, encode, filler, frame_bytes, hash_of
+from serve.recording.frames import BATCH, END, HEADER, OVERHEAD, RECORDS, decode, encode, filler, frame_bytes, hash_of
 from serve.recording.layout import JournalName
 from serve.recording.stream_header import StreamHeader
 
@@ -24,15 +25,30 @@ _POOL = pa.system_memory_pool()
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows as they are journalled: a record batch as an Arrow IPC message."""
+    """Rows as they are journalled: records as they came (RECORDS), or a record batch as an Arrow IPC message (BATCH).
+
+    place: where the records lie, with room for the rest of their frame around them.
+    """
 
     payload: memoryview
     rows: int
+    kind: int = BATCH
+    place: RecordBlock | None = None
 
     @classmethod
     def of(cls, batch: pa.RecordBatch) -> "Block":
         """batch: without dictionaries. Raises MemoryError (pyarrow's)."""
         return cls(memoryview(batch.serialize(memory_pool=_POOL)).cast("B"), batch.num_rows)
+
+    @classmethod
+    def of_records(cls, records: RecordBlock) -> "Block":
+        """The records, without a copy."""
+        return cls(records.records, records.n_rows, RECORDS, records)
+
+    @property
+    def arrow_bytes(self) -> int:
+        """Bytes once the rows are columns, about."""
+        return self.place.arrow_bytes if self.place is not None else len(self.payload)
 
     @property
     def frame_bytes(self) -> int:
@@ -43,8 +59,9 @@ class Block:
 class JournalWriter:
     """A journal `<epoch>-<n>.open` in `folder`. One thread. n_bytes: whole frames; synced_bytes: of them, surely on the disk.
 
-    n_rows: appended. buffer: for frames of DIRECT_BYTES and more, which bypass the page cache where the file system lets them. Raises
-    OSError when it cannot be made; nothing is left behind then that would be read.
+    n_rows: appended. arrow_bytes: that they take when they are read, about. buffer: for Arrow frames of DIRECT_BYTES and more; without one
+    nothing bypasses the page cache, as nothing does where the file system does not let it. Raises OSError when it cannot be made; nothing
+    is left behind then that would be read.
     """
 
     def __init__(
@@ -54,6 +71,7 @@ class JournalWriter:
         self.n_bytes = 0
         self.synced_bytes = 0
         self.n_rows = 0
+        self.arrow_bytes = 0
         self._files = files
         self._folder = folder
         self._buffer = buffer
@@ -85,13 +103,15 @@ class JournalWriter:
         if is_direct and (gap := _gap(self.n_bytes)):
             self._append([self._filler(gap, self.n_bytes)])
         offset, end = self.n_bytes, self.n_bytes + block.frame_bytes
-        head, tail = encode(BATCH, block.payload, rows=block.rows, before=self.n_rows, seed=self._seed, offset=offset)
-        pieces: list[Bytes] = [head, block.payload, tail]
-        if is_direct and (gap := _gap(end)):
-            pieces.append(self._filler(gap, end, block.rows))
-        self._append(pieces, is_direct=is_direct)
+        head, tail = encode(block.kind, block.payload, rows=block.rows, before=self.n_rows, seed=self._seed, offset=offset)
+        if is_direct:
+            behind = tail + self._filler(gap, end, block.rows) if (gap := _gap(end)) else tail
+            self._append_direct(self._framed(block, head, behind))
+        else:
+            self._append([head, block.payload, tail])
         self._unsynced.append((offset, end, block.rows))
         self.n_rows += block.rows
+        self.arrow_bytes += block.arrow_bytes
 
     def end_after(self, block: Block) -> int:
         """What n_bytes will be once a block is appended."""
@@ -170,13 +190,34 @@ class JournalWriter:
     def _is_direct(self, block: Block) -> bool:
         return self._buffer is not None and len(block.payload) >= DIRECT_BYTES
 
-    def _append(self, pieces: Sequence[Bytes], *, is_direct: bool = False) -> None:
-        """Whole frames, all of them or none. is_direct: from one block's begin to another's end."""
+    def _framed(self, block: Block, head: bytes, behind: bytes) -> memoryview:
+        """What begins at one of the disk's blocks and ends at another, in memory that does so too."""
+        assert self._buffer is not None
+        return block.place.framed(head, behind) if block.place is not None else self._buffer.put([head, block.payload, behind])
+
+    def _append(self, pieces: Sequence[Bytes]) -> None:
+        """Whole frames, all of them or none."""
+        with self._whole_or_nothing():
+            self._write(pieces, self.n_bytes)
+        self.n_bytes += sum(len(piece) for piece in pieces)
+
+    def _append_direct(self, data: memoryview) -> None:
+        """As _append, past the page cache where the file system does that."""
+        with self._whole_or_nothing():
+            try:
+                written = self._files.write_direct(self._fd, data, self.n_bytes)
+            except OSError as error:
+                if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
+                    raise
+                self._buffer, written = None, 0             # it does not
+            if written < len(data):
+                self._write([data[written:]], self.n_bytes + written)
+        self.n_bytes += len(data)
+
+    @contextmanager
+    def _whole_or_nothing(self) -> Iterator[None]:
         try:
-            if is_direct:
-                self._write_direct(pieces)
-            else:
-                self._write(pieces, self.n_bytes)
+            yield
         except OSError:
             self._has_rest = True
             # Where even that fails, the next frame is written over it, and a reader finds a torn end.
@@ -184,19 +225,6 @@ class JournalWriter:
                 self._files.truncate(self._fd, self.n_bytes)
                 self._has_rest = False
             raise
-        self.n_bytes += sum(len(piece) for piece in pieces)
-
-    def _write_direct(self, pieces: Sequence[Bytes]) -> None:
-        assert self._buffer is not None
-        data = self._buffer.put(pieces)
-        try:
-            written = self._files.write_direct(self._fd, data, self.n_bytes)
-        except OSError as error:
-            if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
-                raise
-            self._buffer, written = None, 0                 # the file system does not do it
-        if written < len(data):
-            self._write([data[written:]], self.n_bytes + written)
 
     def _write(self, pieces: Sequence[Bytes], offset: int) -> None:
         left = [memoryview(piece) for piece in pieces if len(piece)]
@@ -217,7 +245,7 @@ class JournalWriter:
             return None
         # Its place is part of what a frame's hash covers: the seed makes up for the offset that the copy has lost.
         frame = decode(memoryview(data), 0, self._seed + offset)
-        return None if frame is None or frame.rows != rows else Block(frame.payload, rows)
+        return None if frame is None or frame.rows != rows else Block(frame.payload, rows, frame.kind)
 
     def _pread(self, n_bytes: int, offset: int) -> bytes:
         pieces = []

@@ -84,7 +84,11 @@ class JournalLane:
     def is_due(self, now_ns: int) -> bool:
         """Whether it is time to close the journal."""
         writer = self._writer
-        return writer is not None and (writer.n_bytes >= self._place.seal_bytes or now_ns - self._opened_ns >= self._place.seal_ns)
+        if writer is None:
+            return False
+        # What reads it holds its rows as columns.
+        n_bytes = max(writer.n_bytes, writer.arrow_bytes)
+        return n_bytes >= self._place.seal_bytes or now_ns - self._opened_ns >= self._place.seal_ns
 
     def close(self) -> None:
         """Closes the journal, if there is one. Raises SyncFailed; OSError: it is closed, and `publish` gives it its name."""

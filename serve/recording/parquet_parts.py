@@ -7,7 +7,7 @@ less than _WORTHWHILE, zstd's fastest level takes the column, which finds repeti
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,7 +72,7 @@ class PartFile:
         return StagedPart(Part(self.path, self.rows, n_bytes, digest, min_ts, max_ts, min_seq, max_seq, fingerprint(schema)), self.file)
 
 
-def stage_parts(batches: Sequence[pa.RecordBatch], header: StreamHeader, staging: Path, replica: str) -> list[StagedPart]:
+def stage_parts(batches: Iterable[pa.RecordBatch], header: StreamHeader, staging: Path, replica: str) -> list[StagedPart]:
     """Writes the rows of a journal into files of `staging`, which exists; what is there of an earlier try is written over.
 
     replica: whose manifest will name them; not the header's when the replica was renamed before its journals were sealed.
@@ -95,7 +95,7 @@ def stage_parts(batches: Sequence[pa.RecordBatch], header: StreamHeader, staging
             one.writer.close()
 
 
-def row_groups(batches: Sequence[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+def row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
     """Runs of batches that make a row group each."""
     group: list[pa.RecordBatch] = []
     rows = n_bytes = 0

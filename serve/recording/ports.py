@@ -1,40 +1,26 @@
 """What the recorder needs of the rest of the worker; tests fill these with fakes."""
 
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import pyarrow as pa
 
+from serve._core.record_block import RecordBlocks
 from serve.records import RecordStreamSpec, StreamReading
 
 
-class Rows(Protocol):
-    """Rows of one stream that were drained and not taken; `serve._core.record_columns.RecordColumns` in production."""
-
-    @property
-    def n_rows(self) -> int: ...
-
-    @property
-    def is_full(self) -> bool:
-        """Whether what comes next waits until these are taken."""
-
-    def trim(self) -> int:
-        """Frees the memory that waits for the next rows. Returns its bytes."""
-
-
-RowsT = TypeVar("RowsT", bound=Rows)
-RowsT_co = TypeVar("RowsT_co", bound=Rows, covariant=True)
-
-
-class Source(Protocol[RowsT_co]):
+class Source(Protocol):
     """Where recorded requests come from; `serve._core.recorder.NativeRecorder` in production."""
 
     def open_stream(self, spec: RecordStreamSpec, /) -> int:
         """The id of an equal spec's stream, else of a new one. Raises ValueError when there are too many."""
 
-    def columns(self, stream: int, /) -> RowsT_co: ...
+    def blocks(self, stream: int, /) -> RecordBlocks: ...
 
-    def drain(self) -> list[int]:
-        """Moves what is in the rings into the columns, until the rings are empty or a stream's columns are full. Raises MemoryError."""
+    def drain(self, most: int, /) -> list[int]:
+        """Moves about `most` bytes at most from the rings into the streams' blocks, fewer when a block is full. Raises MemoryError.
+
+        Returns the streams with rows.
+        """
 
     def readings(self) -> list[StreamReading]:
         """By stream id. From any thread."""
@@ -45,10 +31,15 @@ class Source(Protocol[RowsT_co]):
 
 
 class Observer(Protocol):
-    """Who wants to see the rows before they are redacted: statistics."""
+    """Who wants to see rows before they are redacted: statistics. On the recorder's thread; what it raises is logged and counted."""
+
+    def draw(self, stream: RecordStreamSpec, at_ns: int, seq: int, n_rows: int) -> int:
+        """How many of n_rows rows it wants to see, from the first on. Each row is offered once, whether or not it is stored afterwards.
+        seq: of the first. at_ns: when the last was received.
+        """
 
     def observe(self, stream: RecordStreamSpec, batch: pa.RecordBatch) -> None:
-        """On the recorder's thread, each batch once, whether or not it is stored afterwards. What it raises is logged and counted."""
+        """Some of the rows that it has drawn."""
 
 
-__all__ = ["Observer", "Rows", "RowsT", "Source"]
+__all__ = ["Observer", "Source"]

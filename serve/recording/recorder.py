@@ -1,14 +1,14 @@
-"""The recorder: the thread that takes rows from the data plane and sees them into journals.
+"""The recorder: the threads that take rows from the data plane and see them into journals.
 
 What becomes of a row: at most once while it is in a ring (what finds no room is dropped and counted); nothing is lost by a kill of the
 process once it is appended, at most fsync_ns worth by a power cut. At any moment, to the row,
 
-    numbered = appended + dropped + lost + in rings and columns and waiting
+    numbered = appended + dropped + lost + in rings and blocks and waiting
 
 Two threads take turns at the same work. The patient one is nice: where a core is shared, requests go first. The prompt one has the
 process's own priority and does nothing until the rings fill up, or somebody waits. Priorities are inherited neither by locks nor by the
-GIL: the prompt one waits for the end of the patient one's turn, which is why that is not nicer. With nice 19 a turn on a busy core took so
-long that rings filled up; with SCHED_IDLE whoever wanted the GIL waited for seconds.
+GIL: who waits for the patient one waits for the end of a piece of its work, for as long as it gets no processor. So pieces are small,
+between them it lets the prompt one in, and what is much it leaves to it. With SCHED_IDLE whoever wanted the GIL waited for seconds.
 """
 
 import functools
@@ -18,33 +18,31 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic
 
-import pyarrow as pa
 import structlog
 
 from serve import clock
 from serve.recording.aligned import AlignedBuffer
 from serve.recording.lane import JournalLane, JournalPlace
 from serve.recording.page import PageNumbers, RecordPage
-from serve.recording.ports import Observer, RowsT, Source
-from serve.recording.pump import PumpStream, RecordPump, go_on
+from serve.recording.ports import Observer, Source
+from serve.recording.pump import STEP_BYTES, PumpStream, RecordPump, go_on
 from serve.recording.redaction import Redactor
 from serve.recording.redaction_key import redaction_key
 from serve.recording.sink import RecordSink, SinkStream
 from serve.recording.stream_header import StreamHeader
-from serve.records import RecordedTensor, RecordStreamSpec, StreamReading
+from serve.records import RecordStreamSpec, StreamReading
 from serve.telemetry.recording_facts import RecordingFacts, by_version
 
 FSYNC_NS = 1_000_000_000
 
 # Between two looks at the rings: while rows come, and at most while none do.
-BUSY_S = 0.005
+BUSY_S = 0.02
 IDLE_S = 0.1
 # Between two looks at whether the patient thread keeps up, and the share of the rings that says that it does not.
 WATCH_S = 0.02
 BEHIND = 8
-PATIENT_NICE = 10
+PATIENT_NICE = 19
 # Being nice is not enough: EEVDF lets whoever runs finish a slice of a millisecond or more. The patient thread sleeps between its pieces.
 BREATH_S = 0.0002
 # After a failure that nobody has thought of.
@@ -55,23 +53,22 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RecorderSettings:
-    """replica: this server's name in headers. home: STATE_DIR/records. fsync_ns: 0: every batch."""
+    """replica: this server's name in headers. home: STATE_DIR/records. fsync_ns: 0: each append."""
 
     replica: str
     home: Path
     fsync_ns: int = FSYNC_NS
 
 
-class Recorder(Generic[RowsT]):
+class Recorder:
     """Runs from its making until it is closed. Methods from any thread.
 
     source: its rows are numbered in `page`. place: where journals go; shared with the LabelWriter. has_room: whether the disk budget does;
-    asked at each turn, on the recorder's thread. Close it after the data plane has stopped.
+    asked at each turn, on a thread of the recorder. Close it after the data plane has stopped.
     """
 
     def __init__(
-        self, source: Source[RowsT], page: RecordPage, place: JournalPlace, settings: RecorderSettings,
-        batch_of: Callable[[tuple[RecordedTensor, ...], RowsT], pa.RecordBatch], *,
+        self, source: Source, page: RecordPage, place: JournalPlace, settings: RecorderSettings, *,
         observers: Sequence[Observer] = (), has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self._source = source
@@ -80,11 +77,11 @@ class Recorder(Generic[RowsT]):
         self._settings = settings
         self._key = functools.cache(lambda: redaction_key(settings.home))
         self._sink = RecordSink(page, settings.fsync_ns)
-        self._pump = RecordPump(source, self._sink, batch_of, observers=observers, has_room=has_room)
+        self._pump = RecordPump(source, self._sink, observers=observers, has_room=has_room)
         self._streams: dict[int, PumpStream] = {}
         self._lock = threading.Lock()           # of the making of _streams, and of _flushes
         self._flushes: list[threading.Event] = []
-        self._turns = threading.Lock()          # of the pump and all behind it
+        self._turns = threading.Lock()          # of the pump and all behind it; let go whenever the patient thread breathes
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._close_by_ns = 0
@@ -161,11 +158,16 @@ class Recorder(Generic[RowsT]):
     def _run_patient(self) -> None:
         _become_patient()
         while not self._closing.wait(self._pause_s):
+            if self._is_behind():               # it would keep the prompt one waiting, for as long as whoever is nice gets no processor
+                self._pause_s = WATCH_S
+                continue
             n_rows = self._turn(self._breathe)
             if n_rows is None:
                 self._pause_s = _REPOSE_S
+            elif n_rows:
+                self._pause_s = BREATH_S if self._source.pending_bytes() >= STEP_BYTES and self._can_go_on() else BUSY_S
             else:
-                self._pause_s = BUSY_S if n_rows else min(2 * self._pause_s, IDLE_S)
+                self._pause_s = min(max(2 * self._pause_s, BUSY_S), IDLE_S)
 
     def _run_prompt(self) -> None:
         pause_s = WATCH_S
@@ -176,21 +178,30 @@ class Recorder(Generic[RowsT]):
         while clock.monotonic_ns() < self._close_by_ns and not self._is_finished():
             self._wake.wait(self._hurried_turn())
             self._wake.clear()
+        self._threads[1].join()         # it may have rows in its hands
         with self._turns:
             self._finish()
 
     def _hurried_turn(self) -> float:
         """Returns when to take the next one, in seconds."""
-        if self._turn(go_on) is None:
+        n_rows = self._turn(go_on)
+        if n_rows is None:
             return _REPOSE_S
-        can_go_on = self._pump.has_room and self._sink.takes(clock.monotonic_ns())
-        return 0.0 if can_go_on and self._is_behind() else BUSY_S
+        is_waited_for = bool(self._flushes) or self._closing.is_set()
+        return 0.0 if self._can_go_on() and (self._is_behind() or (is_waited_for and n_rows)) else BUSY_S
+
+    def _can_go_on(self) -> bool:
+        return self._pump.has_room and self._sink.takes(clock.monotonic_ns())
 
     def _is_behind(self) -> bool:
         return self._source.pending_bytes() > self._source.capacity_bytes() // BEHIND
 
     def _breathe(self) -> None:
-        self._closing.wait(BREATH_S)
+        self._turns.release()
+        try:
+            self._closing.wait(BREATH_S)
+        finally:
+            self._turns.acquire()
 
     def _turn(self, breathe: Callable[[], None]) -> int | None:
         """Does what is due. Returns the rows that were there, None after a failure."""

@@ -45,10 +45,13 @@ class Redactor:
         self.tensors = tuple(replace(one, datatype="FP64") if one.column in bucketed else one for one in stream.tensors)
         self.schema = journal_schema(self.tensors)
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether `apply` changes anything."""
+        return bool(self._changes)
+
     def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """batch: of journal_schema(stream.tensors), not sliced. Columns without a redaction are shared."""
-        if not self._changes:
-            return batch
         columns = [
             self._changes[name](column) if name in self._changes else column
             for name, column in zip(batch.schema.names, batch.columns, strict=True)

@@ -6,7 +6,7 @@ one file of each schema; the files themselves are DuckDB's to read, and journals
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import IO
 
@@ -163,7 +163,8 @@ class Relations:
         if journal not in self._tables:
             contents = self.contents(journal)
             assert contents.header is not None      # it was read when the journal was opened, and a journal's head does not change
-            self._tables[journal] = to_table(contents.batches, contents.header)
+            self._tables[journal] = to_table(list(contents.read()), contents.header)
+            self._contents[journal] = replace(contents, frames=())      # what was read is there twice else
         return self._tables[journal]
 
     def _learn_columns(self, parts: Iterable[Part]) -> None:

@@ -81,7 +81,7 @@ class Sealer:
         """Steps 2 and 3; the line for step 4."""
         staged: list[StagedPart] = []
         if contents.header is not None:
-            staged = stage_parts(contents.batches, contents.header, self.home.staging, self.manifest.replica)
+            staged = stage_parts(contents.read(), contents.header, self.home.staging, self.manifest.replica)
         try:
             self.manifest.confirm()
             for one in staged:

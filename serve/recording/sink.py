@@ -1,6 +1,6 @@
 """Rows on their way into journals, when the disk takes them and when it does not.
 
-What an append refused waits here, and nothing more is taken then: rows stay in the recorder's columns and rings, whose bounds are the
+What an append refused waits here, and nothing more is taken then: rows stay in the recorder's blocks and rings, whose bounds are the
 bounds of everything. A sync that failed gives back what it did not sync, at most MAX_UNSYNCED_BYTES. Either is tried again with pauses.
 """
 

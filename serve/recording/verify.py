@@ -4,7 +4,7 @@
 For each replica and epoch rows were numbered from 0. Each number is one of
     found       in a sealed file or a journal, once
     dropped     by the recorder, counted by reason
-    lost        in the rings when a worker died, by its page
+    lost        in the rings, or on their way to a journal, when a worker died, by its page
     torn, bad   in frames that a journal ends in the middle of, or that do not check
     purged      by retention or the disk budget
     missing     of a sealed file that is gone or damaged

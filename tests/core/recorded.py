@@ -9,7 +9,7 @@ from serve._core.engine import NativeVersion
 from serve._core.recorder import NativeRecorder
 from serve._core.routing_plan import NativePlan
 from serve.models.recorded import recorded_tensors
-from serve.recording.columns import batch_of
+from serve.recording.columns import batches_of
 from serve.records import RecordingSpec, RecordStreamSpec, StreamReading
 from serve.traffic import RoutingSpec
 from tests.core.loopback import Loopback, version
@@ -47,9 +47,11 @@ class Recorded(Loopback):
     def rows(self, stream: int = 0) -> list[dict[str, Any]]:
         """Everything of the stream that was recorded since the last look, by the journal's columns."""
         found: list[dict[str, Any]] = []
-        while stream in self.recorder.drain():
-            columns = self.recorder.columns(stream)
-            found.extend(batch_of(self.recorder.spec(stream).tensors, columns).to_pylist())
+        while stream in self.recorder.drain(1 << 30):
+            block = self.recorder.blocks(stream).take()
+            assert block is not None
+            for batch in batches_of(self.recorder.spec(stream).tensors, [block.records]):
+                found.extend(batch.to_pylist())
         return found
 
     def word(self, index: int) -> int:

@@ -19,6 +19,7 @@ from tests.core.loopback import scaled, version, wait_until
 from tests.core.plain_clients import GRPC_STREAM, HttpClient, grpc_infer, http_infer, http_request, http_tensor, unframe
 from tests.core.plans import looks_up, spec_of
 from tests.core.recorded import ASSIGNED, DROPPED, Array, Recorded
+from tests.core.records import HEADER, PART
 
 SAMPLE_SEED = 0x5EED
 ONE = np.ones((1, 4), np.float32)
@@ -386,3 +387,23 @@ def test_a_shadow_that_refuses_the_input_is_recorded_as_failed(loop: Recorded) -
     assert ask(loop, [ONE] * 3) == [200] * 3
     wait_until(lambda: loop.reading(1).written == 3, "the shadows to be recorded")
     assert [(row["variant"], row["row"], row["status"], row["batch_id"]) for row in loop.rows(1)] == [("shadow", -1, 400, 0)] * 3
+
+
+def test_nothing_of_other_requests_is_between_the_parts_of_a_record(tmp_path: Path) -> None:
+    """A ring's old bytes are other clients', of other versions: what is recorded of a request goes to the disk as it lies in the ring."""
+    x = np.frombuffer(b"\xff" * 12, np.float32).reshape(1, 3)
+    with Recorded(tmp_path, ring_bytes=4096) as loop:
+        loop.add(scaled(loop.folder, 2.0, ("batch", 3)), warm={"x": (3,)})
+        client = loop.http()
+        for i in range(400):
+            n_id = 1 + i * 7 % 61
+            client.send(http_infer(x, "m", "", "x-request-id: " + "i" * n_id))
+            assert client.read().status == 200
+            loop.recorder.drain(1 << 30)
+            block = loop.recorder.blocks(0).take()
+            assert block is not None
+            record = bytes(block.records)
+            texts = HEADER.size + n_id + 1
+            parts = texts + -texts % 8
+            assert not any(record[texts:parts])
+            assert record[parts + PART.size:parts + PART.size + 16] == b"\xff" * 12 + bytes(4)

@@ -141,6 +141,7 @@ cdef struct Call:
     int accept_encoding
     uint64_t deadline_ns            # grpc-timeout, x-request-timeout-ms
     Slice request_id                # x-request-id, or ours
+    Slice traceparent               # as the client gave it; empty: it did not
     bint keep_alive
     bint takes_interim              # HTTP/1.1, by a client that did not ask us to close
     uint64_t t_opened               # first byte of the call

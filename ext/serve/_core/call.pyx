@@ -85,7 +85,9 @@ cdef void interpret(Call* call, Slice name, Slice value) noexcept nogil:
     """Note the fields that the data plane acts on. Unknown ones are only kept."""
     cdef uint64_t cap = call.connection.hooks.limits.deadline_cap_ns
     cdef int64_t number
-    if name.length == 12 and slice_is(name, b"grpc-timeout", 12):
+    if name.length == 11 and slice_is(name, b"traceparent", 11):
+        call.traceparent = value
+    elif name.length == 12 and slice_is(name, b"grpc-timeout", 12):
         number = <int64_t>timeout_ns(value, cap)
         set_deadline(call, call.t_received + <uint64_t>number if number else <uint64_t>BAD_GRPC_TIMEOUT)
     elif name.length == 12 and slice_is(name, b"content-type", 12):

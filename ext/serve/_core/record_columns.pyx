@@ -105,27 +105,47 @@ cdef void add_scalars(ColumnBuffers* buffers, const RecordHeader* record, bint f
         (<uint32_t*>buffers.scalars[TOTAL_US].data)[i] = min(record.total_us, <uint32_t>INT32_MAX)
 
 
-cdef int64_t columns_add(ColumnBuffers* buffers, const RecordHeader* record) noexcept nogil:
-    cdef bint failed = record.rows == 0
-    cdef int64_t rows = 1 if failed else record.rows
-    cdef int error = record.error
-    cdef int64_t n = buffers.n_rows
-    cdef int64_t n_bytes
+cdef int64_t look(ColumnBuffers* buffers, const RecordHeader* record, bint* failed, int* error) noexcept nogil:
+    """As columns_look, and where everything is; the same for the same bytes, whoever looks and when."""
+    cdef int64_t rows = 1 if record.rows == 0 else record.rows
+    cdef bint is_whole = False
     cdef size_t at
-    cdef int i
     buffers.malformed = 0
     # More than 2^32 bytes are in no record, whose length is a uint32_t.
-    if not 0 < rows <= MAX_RECORD_ROWS or rows * buffers.row_bytes > <int64_t>1 << 32 or not read_texts(buffers, record, rows):
-        rows, failed = 1, True
-        buffers.malformed += 1
+    if 0 < rows <= MAX_RECORD_ROWS and rows * buffers.row_bytes <= <int64_t>1 << 32:
+        is_whole = read_texts(buffers, record, rows)
+    if not is_whole:
+        rows = 1
         read_texts(buffers, record, rows)
-        error = INTERNAL if error == OK else error
     at = sizeof(RecordHeader) + padded(texts_length(buffers))
-    if not failed and not read_tensors(buffers, <const uint8_t*>record + at, <const uint8_t*>record + record.length, rows):
-        rows, failed = 1, True
-        buffers.malformed += 1
-        error = INTERNAL if error == OK else error
-    n_bytes = record.length + rows * texts_length(buffers)
+    if is_whole and record.rows:
+        is_whole = read_tensors(buffers, <const uint8_t*>record + at, <const uint8_t*>record + record.length, rows)
+    buffers.malformed += not is_whole
+    failed[0] = record.rows == 0 or not is_whole
+    error[0] = INTERNAL if not is_whole and record.error == OK else record.error
+    return rows if is_whole else 1
+
+
+cdef int64_t columns_look(ColumnBuffers* buffers, const RecordHeader* record, uint64_t* malformed) noexcept nogil:
+    cdef bint failed
+    cdef int error
+    cdef int64_t rows = look(buffers, record, &failed, &error)
+    malformed[0] = buffers.malformed
+    return rows
+
+
+cdef int64_t columns_bytes(const ColumnBuffers* buffers, const RecordHeader* record, int64_t rows) noexcept nogil:
+    cdef int64_t texts = texts_length(buffers)
+    return max(record.length + (rows - 1) * texts, rows * (texts + buffers.row_bytes))
+
+
+cdef int64_t columns_add(ColumnBuffers* buffers, const RecordHeader* record) noexcept nogil:
+    cdef bint failed
+    cdef int error
+    cdef int64_t rows = look(buffers, record, &failed, &error)
+    cdef int64_t n = buffers.n_rows
+    cdef int64_t n_bytes = record.length + rows * texts_length(buffers)
+    cdef int i
     if n > 0 and (n + rows > buffers.max_rows or buffers.n_bytes + n_bytes > MAX_BATCH_BYTES):
         buffers.is_full = True
         return 0
@@ -144,10 +164,6 @@ cdef int64_t columns_add(ColumnBuffers* buffers, const RecordHeader* record) noe
     buffers.n_rows += rows
     buffers.n_bytes += n_bytes
     return rows
-
-
-cdef int64_t columns_rows(const ColumnBuffers* buffers) noexcept nogil:
-    return buffers.n_rows
 
 
 cdef uint64_t columns_malformed(const ColumnBuffers* buffers) noexcept nogil:
@@ -360,6 +376,25 @@ cdef class RecordColumns:
     def trim(self):
         self.buffers.hint_rows = 0
         return each_growing(self.buffers, growing_trim)
+
+    def add(self, const uint8_t[::1] records not None, size_t start=0, int64_t n_rows=MAX_RECORD_ROWS):
+        cdef const RecordHeader* record
+        cdef size_t length = records.shape[0]
+        cdef int64_t added = 1
+        with nogil:
+            while start < length and self.buffers.n_rows < n_rows:
+                record = <const RecordHeader*>&records[start]
+                if length - start < sizeof(RecordHeader) or not sizeof(RecordHeader) <= record.length <= length - start:
+                    break
+                added = columns_add(self.buffers, record)
+                if added <= 0:
+                    break
+                start += record.length
+        if added < 0:
+            raise MemoryError
+        if added and start < length and self.buffers.n_rows < n_rows:
+            raise ValueError(f"no record at byte {start} of {length}")
+        return start
 
     def take(self):
         """[(nulls, (bitmap or None, buffer, ...)), ...] for the columns of the journal schema; they start anew. Raises MemoryError."""

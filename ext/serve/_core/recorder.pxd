@@ -3,20 +3,21 @@ from libc.stdint cimport uint64_t
 
 from serve._core.memory cimport Slice
 from serve._core.record cimport MAX_RECORD_STREAMS, RecordStream
-from serve._core.record_buffers cimport ColumnBuffers
+from serve._core.record_block cimport BlockBuffer
 from serve._core.record_ring cimport RecordRing
 from serve._core.version cimport MAX_IO_THREADS
 
 cdef class NativeRecorder:
     cdef readonly int n_rings
     cdef RecordRing* rings[MAX_IO_THREADS]
+    cdef int first_ring                             # that the next drain begins with
     cdef uint64_t* page                             # record.PAGE_* words
     cdef object page_view                           # what the page lies in
     cdef RecordStream* streams[MAX_RECORD_STREAMS]
-    cdef ColumnBuffers* buffers[MAX_RECORD_STREAMS]
+    cdef BlockBuffer* buffers[MAX_RECORD_STREAMS]
     cdef int n_streams
     cdef list specs                                 # serve.records.RecordStreamSpec, by id
-    cdef list collected                             # RecordColumns, by id
+    cdef list collected                             # RecordBlocks, by id
     cdef list kept                                  # bytes that the streams borrow
     cdef object lock                                # threading.Lock: streams are opened by threads that load
     cdef Slice borrow(self, str text)

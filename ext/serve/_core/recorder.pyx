@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 from serve._core.counters cimport counter_read
 from serve._core.memory cimport Slice, slice_make
 from serve._core.record cimport *
-from serve._core.record_columns cimport RecordColumns, columns_add, columns_malformed, columns_rows
+from serve._core.record_block cimport BlockBuffer, RecordBlocks, blocks_add, blocks_malformed, blocks_rows
 from serve._core.record_ring cimport ring_free, ring_new, ring_oldest, ring_release, ring_used
 
 from serve.records import StreamReading
@@ -41,11 +41,11 @@ cdef class NativeRecorder:
                 return self.specs.index(spec)
             if self.n_streams == MAX_RECORD_STREAMS:
                 raise ValueError(f"{MAX_RECORD_STREAMS} streams have been opened; start the server again to record further versions")
-            columns = RecordColumns(spec.tensors)
+            blocks = RecordBlocks(spec.tensors)
             stream = self.build(self.n_streams, spec)
             self.specs.append(spec)
-            self.collected.append(columns)
-            self.buffers[self.n_streams] = (<RecordColumns>columns).buffers
+            self.collected.append(blocks)
+            self.buffers[self.n_streams] = &(<RecordBlocks>blocks).buffer
             self.streams[self.n_streams] = stream
             self.n_streams += 1
             return self.n_streams - 1
@@ -92,12 +92,12 @@ cdef class NativeRecorder:
         """What was opened under the id."""
         return self.specs[stream]
 
-    def columns(self, int stream):
-        """The stream's rows on their way into a record batch. The recorder thread's."""
+    def blocks(self, int stream):
+        """The stream's records on their way into a journal. The recorder thread's."""
         return self.collected[stream]
 
-    def drain(self):
-        """Moves records from the rings into the streams' columns, till the rings are empty or a stream's columns are full, with no GIL.
+    def drain(self, int64_t most):
+        """Moves records from the rings into the streams' blocks, with no GIL: about so many bytes at most, till a stream's block is full.
 
         Returns the ids of streams with rows. The recorder thread only. Raises MemoryError when a record found none; it stays in its ring.
         """
@@ -105,12 +105,14 @@ cdef class NativeRecorder:
         cdef int n = self.n_streams
         with nogil:
             for i in range(self.n_rings):
-                found = drain_ring(self.rings[i], self.buffers)
+                found = drain_ring(self.rings[(self.first_ring + i) % self.n_rings], self.buffers, &most)
                 if found < 0:
                     break
+            # So that none waits for ever behind a busy one.
+            self.first_ring = (self.first_ring + 1) % self.n_rings
         if found < 0:
             raise MemoryError("the recorder found no memory for a record")
-        return [i for i in range(n) if columns_rows(self.buffers[i])]
+        return [i for i in range(n) if blocks_rows(self.buffers[i])]
 
     def readings(self):
         """serve.records.StreamReading of each stream, since the process began; `appended` is the recorder thread's to say."""
@@ -130,7 +132,7 @@ cdef class NativeRecorder:
                 dropped[name] += counter_read(&stream.stats[i].dropped[reason])
         spec = self.specs[number]
         return StreamReading(spec.model, spec.version, sampled=sampled, written=written, dropped=dropped, refused=refused,
-                             left_out=left_out, malformed=columns_malformed(self.buffers[number]))
+                             left_out=left_out, malformed=blocks_malformed(self.buffers[number]))
 
     def pending_bytes(self):
         """Bytes in the rings that were not drained yet."""
@@ -157,16 +159,17 @@ cdef int keep(KeptTensor* kept, tensor) except -1:
     return 0
 
 
-cdef int drain_ring(RecordRing* ring, ColumnBuffers** buffers) noexcept nogil:
-    """0; 1: a stream's columns are full; -1: memory is out."""
+cdef int drain_ring(RecordRing* ring, BlockBuffer** buffers, int64_t* most) noexcept nogil:
+    """0; 1: that is enough, or a stream's block is full; -1: memory is out. most: less the bytes that were moved."""
     cdef const RecordHeader* record = ring_oldest(ring)
     cdef int64_t added
     while record != NULL:
-        added = columns_add(buffers[record.stream], record)
-        if added == 0:
+        if most[0] <= 0:
             return 1
-        if added < 0:
-            return -1
+        added = blocks_add(buffers[record.stream], record)
+        if added <= 0:
+            return 1 if added == 0 else -1
+        most[0] -= record.length
         ring_release(ring, record)
         record = ring_oldest(ring)
     return 0

@@ -1,7 +1,6 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from serve._core.call cimport Field
 from serve._core.counters cimport counter_add
 from serve._core.counting cimport since
 from serve._core.failure cimport HTTP_STATUS, OK, TOO_LARGE, UNAVAILABLE, Failure, fail
@@ -36,15 +35,17 @@ cdef inline RecordStream* stream_of(const Request* request) noexcept nogil:
 
 # --- in -----------------------------------------------------------------------------------------------------------------
 
-cdef bint is_ascii(Slice text) noexcept nogil:
-    """Nearly every text is, so it is looked at by words."""
+cdef bint copy_text(uint8_t* out, Slice text) noexcept nogil:
+    """Whether it is ASCII, as nearly every text is: by words, as a text is too short for what memcpy does first."""
     cdef uint64_t word, found = 0
     cdef size_t i = 0
     while i + 8 <= text.length:
         memcpy(&word, text.data + i, 8)
+        memcpy(out + i, &word, 8)
         found |= word
         i += 8
     while i < text.length:
+        out[i] = text.data[i]
         found |= text.data[i]
         i += 1
     return not found & 0x8080808080808080ULL
@@ -75,16 +76,16 @@ cdef bint is_utf8(Slice text) noexcept nogil:
 
 cdef Slice plain_text(Request* request, Slice text) noexcept nogil:
     """A copy of at most MAX_RECORDED_TEXT bytes of a client's text; unless it is UTF-8, what is not ASCII becomes `?`."""
-    cdef Slice copy = arena_copy(&request.arena, text.data, min(text.length, <size_t>MAX_RECORDED_TEXT))
-    cdef uint8_t* letters = <uint8_t*>copy.data
     cdef size_t i
+    text.length = min(text.length, <size_t>MAX_RECORDED_TEXT)
+    cdef uint8_t* letters = <uint8_t*>arena_alloc(&request.arena, text.length)
     if letters == NULL:
         return slice_make(NULL, 0)
-    if not is_ascii(copy) and not is_utf8(copy):
-        for i in range(copy.length):
+    if not copy_text(letters, text) and not is_utf8(text):
+        for i in range(text.length):
             if letters[i] > 127:
                 letters[i] = b'?'
-    return copy
+    return slice_make(letters, text.length)
 
 
 cdef Slice id_of(IoThread* io, const Call* call, Request* request) noexcept nogil:
@@ -102,18 +103,15 @@ cdef Slice id_of(IoThread* io, const Call* call, Request* request) noexcept nogi
     return slice_make(text.data, min(text.length, <size_t>MAX_RECORDED_TEXT))
 
 
-cdef Slice trace_of(const Call* call) noexcept nogil:
-    """The trace id of a W3C traceparent, 00-<32 hex>-<16 hex>-<2 hex>; the call's bytes."""
-    cdef const Field* field = call.fields
+cdef Slice trace_of(Slice parent) noexcept nogil:
+    """The trace id of a W3C traceparent, 00-<32 hex>-<16 hex>-<2 hex>; its bytes, none of what is no such."""
     cdef size_t i
-    while field != NULL:
-        if field.name.length == 11 and slice_is(field.name, b"traceparent", 11) and field.value.length >= 55:
-            for i in range(3, 3 + TRACE_TEXT):
-                if not (48 <= field.value.data[i] <= 57 or 97 <= field.value.data[i] <= 102):
-                    return slice_make(NULL, 0)
-            return slice_make(field.value.data + 3, TRACE_TEXT)
-        field = field.next
-    return slice_make(NULL, 0)
+    if parent.length < 55:
+        return slice_make(NULL, 0)
+    for i in range(3, 3 + TRACE_TEXT):
+        if not (48 <= parent.data[i] <= 57 or 97 <= parent.data[i] <= 102):
+            return slice_make(NULL, 0)
+    return slice_make(parent.data + 3, TRACE_TEXT)
 
 
 cdef Slice tags_of(const RecordStream* stream, const Call* call, Request* request) noexcept nogil:
@@ -158,7 +156,7 @@ cdef void record_begin(IoThread* io, const Call* call, Request* request) noexcep
         return
     memset(note, 0, sizeof(RecordNote))
     note.id = plain_text(request, id)                   # only now: of most requests nothing is copied where few are recorded
-    note.trace = trace_of(call)
+    note.trace = trace_of(call.traceparent)
     if note.trace.length:
         note.trace = arena_copy(&request.arena, note.trace.data, note.trace.length)
         if note.trace.data == NULL:
@@ -250,6 +248,12 @@ cdef inline size_t part_bytes(const KeptTensor* kept, const Tensor* tensor, bint
     return sizeof(RecordedPart) + (dims * 8 + padded(tensor.nbytes) if is_kept else 0)
 
 
+cdef inline void clear_padding(uint8_t* at, size_t n) noexcept nogil:
+    """Of n bytes that are to be written here: a ring's old bytes are those of other requests, and records go to the disk as they are."""
+    if n & 7:
+        memset(at + (n & ~<size_t>7), 0, 8)
+
+
 cdef uint8_t* put_part(uint8_t* at, const KeptTensor* kept, const Tensor* tensor, bint is_kept, bint batched) noexcept nogil:
     cdef RecordedPart* part = <RecordedPart*>at
     cdef int skipped = 1 if batched else 0
@@ -262,6 +266,7 @@ cdef uint8_t* put_part(uint8_t* at, const KeptTensor* kept, const Tensor* tensor
         part.n_dims = tensor.rank - skipped
         memcpy(at, tensor.shape + skipped, <size_t>part.n_dims * 8)
         at += part.n_dims * 8
+    clear_padding(at, tensor.nbytes)
     memcpy(at, tensor.data, tensor.nbytes)
     return at + padded(tensor.nbytes)
 
@@ -352,11 +357,13 @@ cdef void write_record(IoThread* io, uint8_t* at, uint64_t length, int32_t rows,
     cdef Slice variant = variant_of(request)
     cdef uint8_t* text = at + sizeof(RecordHeader)
     variant.length = min(variant.length, <size_t>MAX_RECORDED_TEXT)
+    cdef size_t n_texts = note.id.length + variant.length + note.trace.length + note.tags.length
     fill_header(header, io, request, now)
     header.length, header.seq, header.rows = <uint32_t>length, seq, rows
     header.variant_length = <uint16_t>variant.length
+    clear_padding(text, n_texts)
     put_text(put_text(put_text(put_text(text, note.id), variant), note.trace), note.tags)
-    text += padded(note.id.length + variant.length + note.trace.length + note.tags.length)
+    text += padded(n_texts)
     if rows:
         put_tensors(text, stream_of(request), request, request.version.signature.max_batch > 0)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from serve._core.record_columns import RecordColumns, add_for_test
+from serve._core.record_block import BLOCK_BYTES as RECORDS_BYTES
+from serve._core.record_block import RecordBlocks
 from serve.recording.aligned import BLOCK_BYTES
 from serve.recording.files import Bytes, SystemFiles
 from serve.recording.journal import JournalContents, read_journal
@@ -25,6 +26,8 @@ X = RecordedTensor("in", "x", "FP32", (4,), 0)
 TEXT = RecordedTensor("in", "text", "BYTES", (1,), 1)
 Y = RecordedTensor("out", "y", "INT64", (1,), 0)
 MS = 1_000_000
+# Of the source's requests of one row of the default tensors, at most.
+RECORD_BYTES = 200
 S = 1000 * MS
 
 
@@ -37,14 +40,14 @@ def stream_spec(
 class FakeSource:
     """Fulfils serve.recording.ports.Source with rings of `capacity` records; rows as the native recorder numbers and counts them."""
 
-    def __init__(self, page: RecordPage, capacity: int = 1 << 20, max_rows: int = 8192) -> None:
+    def __init__(self, page: RecordPage, capacity: int = 1 << 20, limit: int = RECORDS_BYTES) -> None:
         self.ring: deque[tuple[int, bytes, int]] = deque()
         self.memory_errors = 0
         self._words = page.buffer.cast("Q")
         self._capacity = capacity
-        self._max_rows = max_rows
+        self._limit = limit
         self._specs: list[RecordStreamSpec] = []
-        self._columns: list[RecordColumns] = []
+        self._blocks: list[RecordBlocks] = []
         self._sampled: list[int] = []
         self._dropped: list[int] = []
 
@@ -52,7 +55,7 @@ class FakeSource:
         if spec in self._specs:
             return self._specs.index(spec)
         self._specs.append(spec)
-        self._columns.append(RecordColumns(spec.tensors, self._max_rows))
+        self._blocks.append(RecordBlocks(spec.tensors, self._limit))
         self._sampled.append(0)
         self._dropped.append(0)
         return len(self._specs) - 1
@@ -77,19 +80,20 @@ class FakeSource:
         parts = [Part(values[tensor.column]) for tensor in self._specs[stream].tensors]
         return Record(rows, parts, seq=seq, request_id=b"id-%d" % seq, tags=b"who\0user-%d\0" % (seq % 3)).pack()
 
-    def columns(self, stream: int) -> RecordColumns:
-        return self._columns[stream]
+    def blocks(self, stream: int) -> RecordBlocks:
+        return self._blocks[stream]
 
-    def drain(self) -> list[int]:
+    def drain(self, most: int) -> list[int]:
         if self.memory_errors:
             self.memory_errors -= 1
             raise MemoryError
-        while self.ring:
+        while self.ring and most > 0:
             stream, record, rows = self.ring[0]
-            if add_for_test(self._columns[stream], record)[0] != rows:
+            most -= len(record)
+            if self._blocks[stream].add_for_test(record) != rows:
                 break
             self.ring.popleft()
-        return [i for i, columns in enumerate(self._columns) if columns.n_rows]
+        return [i for i, blocks in enumerate(self._blocks) if blocks.n_rows]
 
     def readings(self) -> list[StreamReading]:
         return [
@@ -195,12 +199,12 @@ class Plant:
 
     @classmethod
     def build(
-        cls, home: Path, *, capacity: int = 1 << 20, max_rows: int = 8192, seal_bytes: int = 1 << 30, seal_ns: int = 1000 * S
+        cls, home: Path, *, capacity: int = 1 << 20, limit: int = RECORDS_BYTES, seal_bytes: int = 1 << 30, seal_ns: int = 1000 * S
     ) -> "Plant":
         page = RecordPage(home, next_epoch(home))
         files = FaultyFiles()
         place = JournalPlace(files, home / JOURNALS, seal_bytes, seal_ns)
-        return cls(home, page, FakeSource(page, capacity, max_rows), files, place)
+        return cls(home, page, FakeSource(page, capacity, limit), files, place)
 
     def journals(self) -> list[JournalContents]:
         paths = sorted((self.home / JOURNALS).iterdir(), key=lambda path: int(path.stem.partition("-")[2]))
@@ -211,7 +215,7 @@ class Plant:
 
     def stored(self) -> list[int]:
         """Every seq that is found in the journals, sorted."""
-        return sorted(seq for journal in self.journals() for batch in journal.batches for seq in batch["seq"].to_pylist())
+        return sorted(seq for journal in self.journals() for batch in journal.read() for seq in batch["seq"].to_pylist())
 
     def check_books(self) -> PageNumbers:
         """numbered = stored + dropped + lost to the row, by the page and by the journals; nothing is stored twice."""

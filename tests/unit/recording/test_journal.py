@@ -30,7 +30,7 @@ def new_writer(folder: Path, files: SystemFiles | None = None) -> JournalWriter:
 
 
 def seqs(contents: JournalContents) -> list[int]:
-    return [seq for one in contents.batches for seq in one["seq"].to_pylist()]
+    return [seq for one in contents.read() for seq in one["seq"].to_pylist()]
 
 
 def closed_journal(folder: Path, sizes: tuple[int, ...]) -> Path:
@@ -91,7 +91,7 @@ def test_every_flipped_byte_is_found_and_its_rows_counted(tmp_path: Path) -> Non
         if contents.header is not None:
             assert seqs(contents) == [seq for seq in range(6) if seq not in lost], f"byte {at} of frame {where}"
         else:
-            assert (where, contents.rows, contents.batches) == (0, 0, ())
+            assert (where, contents.rows, contents.frames) == (0, 0, ())
         assert contents.is_complete == (where != 4)
 
 
@@ -145,7 +145,7 @@ def test_a_frame_inside_a_client_s_text_is_not_taken_for_one(tmp_path: Path) -> 
     path.write_bytes(data)
     contents = read_journal(path)
     assert (contents.rows, contents.bad_rows) == (1, 7)
-    assert contents.batches[0]["data"].to_pylist()[0].endswith(forged)
+    assert next(contents.read())["data"].to_pylist()[0].endswith(forged)
 
 
 def test_a_frame_of_another_journal_does_not_check(tmp_path: Path) -> None:

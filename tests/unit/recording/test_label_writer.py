@@ -39,7 +39,7 @@ class Office:
         return [read_journal(path) for path in sorted(self.folder.iterdir())]
 
     def rows(self) -> list[dict[str, Any]]:
-        found = [row for journal in self.journals() for batch in journal.batches for row in batch.to_pylist()]
+        found = [row for journal in self.journals() for batch in journal.read() for row in batch.to_pylist()]
         assert len({row["seq"] for row in found}) == len(found)
         return sorted(found, key=lambda row: row["seq"])
 

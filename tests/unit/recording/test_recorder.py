@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from serve.errors import ConfigurationError
-from serve.recording.columns import batch_of
+from serve.recording import recorder as recorder_module
 from serve.recording.recorder import BEHIND, PATIENT_NICE, Recorder, RecorderSettings
 from serve.records import RecordingSpec, Redaction
-from tests.unit.recording.recorder_parts import MS, TEXT, Plant, stream_spec
+from tests.unit.recording.recorder_parts import MS, RECORD_BYTES, TEXT, Plant, stream_spec
 
 
-def start(plant: Plant, fsync_ns: int = 50 * MS) -> "Recorder[object]":
+def start(plant: Plant, fsync_ns: int = 50 * MS) -> Recorder:
     settings = RecorderSettings(replica="r", home=plant.home, fsync_ns=fsync_ns)
-    return Recorder(plant.source, plant.page, plant.place, settings, batch_of)  # type: ignore[arg-type]
+    return Recorder(plant.source, plant.page, plant.place, settings)
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_facts_say_how_it_is(plant: Plant) -> None:
 
 def test_a_disk_ten_times_too_slow(tmp_path: Path) -> None:
     """A record takes the data plane 0.1 ms and the disk 1 ms: what does not fit is dropped, and each row is somewhere."""
-    plant = Plant.build(tmp_path, capacity=300, max_rows=64)
+    plant = Plant.build(tmp_path, capacity=300, limit=64 * RECORD_BYTES)
     plant.files.slow_s = 0.064
     recorder = start(plant)
     stream = recorder.open_stream(stream_spec())
@@ -197,7 +197,7 @@ def test_when_the_patient_thread_gets_no_processor_the_prompt_one_takes_over(tmp
     looks = threading.Semaphore(0)
     is_behind = Recorder._is_behind
 
-    def look(recorder: "Recorder[object]") -> bool:
+    def look(recorder: Recorder) -> bool:
         looks.release()
         return is_behind(recorder)
 
@@ -220,6 +220,41 @@ def test_when_the_patient_thread_gets_no_processor_the_prompt_one_takes_over(tmp
     plant.page.release()
 
 
+def test_the_prompt_thread_works_while_the_patient_one_breathes(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "BREATH_S", 3600.0)
+    recorder = start(plant)
+    stream = recorder.open_stream(stream_spec())
+    plant.source.produce(stream, 1, records=2000)
+    while plant.source.pending_bytes():                 # the patient one has moved them, and breathes now until the recorder is closed
+        time.sleep(0.001)
+    plant.source.produce(stream, 1, records=500)
+    assert recorder.flush(10)
+    assert len(plant.stored()) == 2500
+    assert recorder.close(10).lost == 0
+    assert plant.check_books().is_clean
+
+
+def test_the_patient_thread_leaves_full_rings_to_the_prompt_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = threading.Semaphore(0)
+    is_behind = Recorder._is_behind
+
+    def look(recorder: Recorder) -> bool:
+        looks.release()
+        return is_behind(recorder)
+
+    monkeypatch.setattr(Recorder, "_run_prompt", lambda self: None)
+    monkeypatch.setattr(Recorder, "_is_behind", look)
+    plant = Plant.build(tmp_path, capacity=2000)
+    stream = plant.source.open_stream(stream_spec())
+    plant.source.produce(stream, 1, records=2000)
+    recorder = start(plant)
+    for _ in range(5):
+        assert looks.acquire(timeout=10)
+    assert len(plant.source.ring) == 2000
+    recorder.close(0.1)
+    plant.page.release()
+
+
 def test_the_patient_thread_is_nice(plant: Plant) -> None:
     recorder = start(plant)
     stream = recorder.open_stream(stream_spec())
@@ -239,10 +274,10 @@ def test_the_recorder_goes_on_after_a_bug(plant: Plant, monkeypatch: pytest.Monk
     failures = iter([RuntimeError("a bug")])
     drain = plant.source.drain
 
-    def failing() -> list[int]:
+    def failing(most: int) -> list[int]:
         for failure in failures:
             raise failure
-        return drain()
+        return drain(most)
 
     monkeypatch.setattr(plant.source, "drain", failing)
     plant.source.produce(stream, 1, records=10)

@@ -58,7 +58,7 @@ def test_rows_arrive_as_they_were_journalled(store: RecordsStore, home: Home) ->
     path = simple_journal(home, 1, range(25))
     contents = read_journal(path)
     assert contents.header is not None
-    expected = to_table(contents.batches, contents.header)
+    expected = to_table(list(contents.read()), contents.header)
     [message] = seal_all(sealer(store, home))
     [part] = read_manifest(store, "r").parts.values()
     [table] = read_parts(store, [part])

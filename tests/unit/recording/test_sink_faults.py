@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from serve._core.record_block import BLOCK_BYTES
 from serve.recording import sink as sink_module
 from serve.recording.backoff import FIRST_NS, LONGEST_NS, Backoff
-from serve.recording.columns import batch_of
 from serve.recording.journal import read_journal
 from serve.recording.lane import JournalLane
 from serve.recording.layout import JOURNALS
@@ -17,8 +17,8 @@ from serve.recording.pump import TRIM_NS, PumpStream, RecordPump
 from serve.recording.redaction import Redactor
 from serve.recording.sink import RecordSink, SinkStream
 from serve.recording.stream_header import StreamHeader
-from serve.records import RecordedTensor, RecordingSpec, RecordStreamSpec
-from tests.unit.recording.recorder_parts import MS, FaultyFiles, Plant, S, stream_spec
+from serve.records import RecordingSpec, RecordStreamSpec, Redaction
+from tests.unit.recording.recorder_parts import MS, RECORD_BYTES, FaultyFiles, Plant, S, stream_spec
 
 STEP_NS = 10 * MS
 
@@ -26,17 +26,20 @@ STEP_NS = 10 * MS
 class Rig:
     """A plant with the pump on it. `run` lets virtual time pass, a step each 10 ms. seen: rows that were observed."""
 
-    def __init__(self, home: Path, *, fsync_ns: int = S, capacity: int = 1 << 20, max_rows: int = 8192, seal_bytes: int = 1 << 30,
+    def __init__(self, home: Path, *, fsync_ns: int = S, capacity: int = 1 << 20, limit: int = BLOCK_BYTES, seal_bytes: int = 1 << 30,
                  seal_ns: int = 1000 * S) -> None:
-        self.plant = Plant.build(home, capacity=capacity, max_rows=max_rows, seal_bytes=seal_bytes, seal_ns=seal_ns)
+        self.plant = Plant.build(home, capacity=capacity, limit=limit, seal_bytes=seal_bytes, seal_ns=seal_ns)
         self.files: FaultyFiles = self.plant.files
         self.now_ns = 0
         self.has_room = True
         self.seen: list[int] = []
         self.fault: Exception | None = None
         self.sink = RecordSink(self.plant.page, fsync_ns)
-        self.pump = RecordPump(self.plant.source, self.sink, batch_of, observers=[self], has_room=lambda: self.has_room)
+        self.pump = RecordPump(self.plant.source, self.sink, observers=[self], has_room=lambda: self.has_room)
         self.streams: list[SinkStream] = []
+
+    def draw(self, stream: RecordStreamSpec, at_ns: int, seq: int, n_rows: int) -> int:
+        return n_rows
 
     def observe(self, stream: RecordStreamSpec, batch: pa.RecordBatch) -> None:
         self.seen += batch["seq"].to_pylist()
@@ -99,15 +102,15 @@ def test_rows_are_stored_batch_by_batch_each_stream_in_its_own_journal(rig: Rig)
     for journal, version in zip(rig.plant.journals(), "12", strict=True):
         assert journal.header is not None
         assert (journal.header.version, journal.rows, journal.is_complete) == (version, 3000, True)
-        assert {batch.num_rows for batch in journal.batches[:-1]} <= set(range(300, 400)), "each batch waits for 100 ms"
-        first = journal.batches[0].slice(0, 1).to_pylist()[0]
+        assert {frame.rows for frame in journal.frames[:-1]} <= set(range(300, 400)), "each block waits for 100 ms"
+        first = next(journal.read()).slice(0, 1).to_pylist()[0]
         assert first["in_text"] == b"text-%d" % first["seq"]
     assert sorted(rig.seen) == rig.plant.stored()
 
 
-def test_columns_that_take_no_more_do_not_wait(tmp_path: Path) -> None:
-    """Large rows fill a batch before there are 1024 of them; what is behind it in the ring waits no longer than a step."""
-    rig = Rig(tmp_path, max_rows=16)
+def test_blocks_that_take_no_more_do_not_wait(tmp_path: Path) -> None:
+    """Large rows fill a block before there are 1024 of them; what is behind it in the ring waits no longer than a step."""
+    rig = Rig(tmp_path, limit=16 * RECORD_BYTES)
     stream = rig.open(stream_spec())
     rig.run(STEP_NS, 40, stream)
     assert len(rig.seen) == 16
@@ -124,11 +127,11 @@ def test_idle_streams_give_their_memory_back(rig: Rig) -> None:
     rig.run(200 * MS, 10, busy, idle)
     rig.run(2 * TRIM_NS, 1, busy)
     rig.run(200 * MS)
-    assert rig.plant.source.columns(idle).trim() == 0
-    assert rig.plant.source.columns(busy).trim() > 0
+    assert rig.plant.source.blocks(idle).trim() == 0
+    assert rig.plant.source.blocks(busy).trim() > 0
     rig.run(100 * MS, 10, idle)
     rig.run(TRIM_NS // 2)
-    assert rig.plant.source.columns(idle).trim() > 0, "not at once"
+    assert rig.plant.source.blocks(idle).trim() > 0, "not at once"
     rig.end()
     assert rig.check() == 0
 
@@ -149,9 +152,32 @@ def test_whoever_is_patient_breathes_between_any_two_stages_of_a_batch(rig: Rig)
         rig.plant.source.produce(stream, 1, records=1024)
     breaths: list[tuple[int, int]] = []
     rig.pump.step(STEP_NS, breathe=lambda: breaths.append((len(rig.seen), len(rig.plant.stored()))))
-    assert breaths[:4] == [(0, 0), (0, 0), (1024, 0), (1024, 0)]       # drained, made into a batch, observed, serialized
+    assert breaths[:4] == [(0, 0), (0, 0), (1024, 0), (1024, 0)]       # drained, taken apart, observed, and ready for the journal
     assert breaths[4:] == [(1024, 1024), (1024, 1024), (2048, 1024), (2048, 1024)]
     assert len(rig.plant.stored()) == 2048
+
+
+def test_another_step_may_be_taken_while_one_breathes(rig: Rig) -> None:
+    """What a step has taken and not put yet is not drained, and comes once."""
+    streams = [rig.open(stream_spec(version)) for version in "12"]
+    is_drained: list[bool] = []
+
+    def breathe() -> None:
+        is_drained.append(rig.pump.is_drained())
+        if len(is_drained) == 2:                        # the first stream's rows are in the step's hands
+            for stream in streams:
+                rig.plant.source.produce(stream, 3, records=100)
+            rig.pump.step(rig.now_ns, force=True)
+            assert (len(rig.plant.stored()), rig.plant.source.pending_bytes()) == (1024 + 2 * 300, 0)
+            is_drained.append(rig.pump.is_drained())
+
+    for stream in streams:
+        rig.plant.source.produce(stream, 1, records=1024)
+    rig.pump.step(rig.now_ns, breathe=breathe)
+    assert is_drained == [False] * 5 + [True]
+    rig.end()
+    assert rig.check() == 0
+    assert len(rig.plant.stored()) == 2 * (1024 + 300)
 
 
 def test_journals_are_closed_when_large_or_old(tmp_path: Path) -> None:
@@ -163,7 +189,7 @@ def test_journals_are_closed_when_large_or_old(tmp_path: Path) -> None:
     assert len(sizes) > 3
     assert all(200_000 <= size < 400_000 for size in sizes[:-1])
     assert rig.plant.names().count("1-2.open") == 1
-    rig.run(5 * S)
+    rig.run(6 * S)
     assert not [name for name in rig.plant.names() if name.endswith(".open")], "idle ones are closed when they are old"
     rig.end()
     assert rig.check() == 0
@@ -197,8 +223,8 @@ def test_much_is_synced_early(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT])
 def test_a_disk_that_takes_nothing(tmp_path: Path, number: int) -> None:
-    """Rows wait in columns and rings; then the rings are full and the data plane drops; then everything goes on."""
-    rig = Rig(tmp_path, capacity=500, max_rows=256)
+    """Rows wait in blocks and rings; then the rings are full and the data plane drops; then everything goes on."""
+    rig = Rig(tmp_path, capacity=500, limit=256 * RECORD_BYTES)
     stream = rig.open(stream_spec())
     rig.run(1 * S, 10, stream)
     rig.files.faults = {"pwritev": number, "create": number, "fdatasync": number, "rename": number}
@@ -243,7 +269,7 @@ def test_a_disk_that_stays_full_until_the_end(tmp_path: Path) -> None:
     rig.sink.close(rig.now_ns)
     rig.plant.page.close_cleanly()
     lost = rig.check()
-    on_its_way = rig.plant.source.columns(stream).n_rows + len(rig.plant.source.ring)
+    on_its_way = rig.plant.source.blocks(stream).n_rows + len(rig.plant.source.ring)
     assert lost == on_its_way + rig.streams[stream].lost > 0, "each lost row is one that was waiting"
 
 
@@ -336,7 +362,7 @@ def test_the_budget_also_drops_what_the_disk_refused(rig: Rig) -> None:
 @pytest.mark.parametrize("is_refused", [False, True])
 def test_the_budget_drops_nothing_that_was_promised(tmp_path: Path, is_refused: bool) -> None:
     """policy: fail-closed. Its rows fill the ring, which then refuses the requests; others are dropped as always."""
-    rig = Rig(tmp_path, capacity=100, max_rows=8)
+    rig = Rig(tmp_path, capacity=100, limit=8 * RECORD_BYTES)
     promised, other = rig.open(stream_spec("1", RecordingSpec(policy="fail-closed"))), rig.open(stream_spec("2"))
     rig.files.faults = {"create": errno.ENOSPC} if is_refused else {}
     rig.run(50 * MS, 1, promised)
@@ -372,9 +398,9 @@ def test_observers_that_fail_stop_nothing(rig: Rig) -> None:
     assert len(rig.plant.stored()) == 400
 
 
-def test_rows_that_no_batch_can_be_made_of_are_lost_and_counted(rig: Rig) -> None:
+def test_rows_that_cannot_be_redacted_are_lost_and_counted(rig: Rig) -> None:
     good = rig.open(stream_spec("1"))
-    bad = rig.open(stream_spec("2", tensors=(RecordedTensor("in", "x", "FP32", (4,), 0),)))
+    bad = rig.open(stream_spec("2", RecordingSpec(redact=(Redaction("tags", "mask"),))))
     rig.pump._streams[bad].redactor.apply = lambda batch: batch["no such column"]  # type: ignore[method-assign]
     rig.run(1 * S, 4, good, bad)
     rig.end()

@@ -24,7 +24,7 @@ from tests.unit.recording.journals import START_NS, header, journal_schema, reco
 def rows(store: RecordsStore, found: Snapshot) -> list[int]:
     seqs = seqs_in(store, found.parts)
     for journal in found.journals:
-        seqs += [seq for batch in read_journal(journal.file).batches for seq in batch["seq"].to_pylist()]
+        seqs += [seq for batch in read_journal(journal.file).read() for seq in batch["seq"].to_pylist()]
     return sorted(seqs)
 
 
