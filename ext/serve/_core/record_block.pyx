@@ -32,7 +32,8 @@ cdef inline size_t pages_for(size_t records) noexcept nogil:
 
 cdef int grow(BlockBuffer* block, size_t needed) noexcept nogil:
     """Room for as much: little, all that a block may have, or a single record that has more. 0, or -1 when memory is out."""
-    cdef size_t mapped = pages_for(needed if needed > block.limit else block.limit if needed > SMALL_BYTES else min(SMALL_BYTES, block.limit))
+    cdef size_t room = block.limit if needed > SMALL_BYTES else min(SMALL_BYTES, block.limit)
+    cdef size_t mapped = pages_for(max(needed, room))
     cdef uint8_t* data = map_pages(mapped)
     if data == NULL:
         return -1
@@ -91,15 +92,18 @@ cdef class RecordBlock:
         return memoryview(self)[FRAME_HEAD : FRAME_HEAD + self.length]
 
     def framed(self, bytes head not None, bytes behind not None):
-        if len(head) != FRAME_HEAD or len(behind) > FRAME_REST:
+        if self.data == NULL or len(head) != FRAME_HEAD or len(behind) > FRAME_REST:
             raise ValueError(f"a head of {len(head)} bytes, and {len(behind)} behind; want {FRAME_HEAD}, and at most {FRAME_REST}")
         memcpy(self.data, <const char*>head, FRAME_HEAD)
         memcpy(self.data + FRAME_HEAD + self.length, <const char*>behind, len(behind))
         return memoryview(self)[: FRAME_HEAD + self.length + len(behind)]
 
     def __dealloc__(self):
-        cdef BlockBuffer* buffer = &self.owner.buffer
+        cdef BlockBuffer* buffer
         cdef bint is_small = self.mapped <= pages_for(SMALL_BYTES)
+        if self.data == NULL:               # made by nobody who had records
+            return
+        buffer = &self.owner.buffer
         if buffer.spare == NULL and (is_small or (self.length > SMALL_BYTES and self.mapped == pages_for(buffer.limit))):
             buffer.spare, buffer.spare_mapped = self.data, self.mapped
         else:

@@ -77,7 +77,8 @@ cdef inline size_t row_bytes(const RowBuffer* buffer, int64_t rows) noexcept nog
 cdef inline int reserve_bits(Nulls* nulls, bint is_null, int64_t n, int64_t rows) noexcept nogil:
     if not is_null and nulls.count == 0:
         return 0
-    return growing_reserve(&nulls.bits, (n + 7) >> 3, (n + rows + 7) >> 3)
+    # Bits are written late: behind run_start there are none yet, and an earlier batch may have left a block too small for n.
+    return growing_reserve(&nulls.bits, (nulls.run_start + 7) >> 3, (n + rows + 7) >> 3)
 
 
 cdef inline int reserve_tensor(TensorColumn* tensor, int64_t n, int64_t rows) noexcept nogil:

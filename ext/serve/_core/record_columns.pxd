@@ -1,4 +1,7 @@
-"""Records of one stream, taken apart into Arrow buffers: one growing buffer a column. One thread at a time: the recorder's, or whoever reads a journal."""
+"""Records of one stream, taken apart into Arrow buffers: one growing buffer a column.
+
+One thread at a time: the recorder's, or whoever reads a journal.
+"""
 from libc.stdint cimport int64_t, uint64_t
 
 from serve._core.record cimport RecordHeader

@@ -384,7 +384,8 @@ cdef class RecordColumns:
         with nogil:
             while start < length and self.buffers.n_rows < n_rows:
                 record = <const RecordHeader*>&records[start]
-                if length - start < sizeof(RecordHeader) or not sizeof(RecordHeader) <= record.length <= length - start:
+                if length - start < sizeof(RecordHeader) or record.length & 7 or (
+                        not sizeof(RecordHeader) <= record.length <= length - start):
                     break
                 added = columns_add(self.buffers, record)
                 if added <= 0:

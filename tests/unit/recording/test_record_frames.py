@@ -302,6 +302,7 @@ def test_direct_and_cached_writes_read_back_the_same(tmp_path: Path, sizes: str)
 def test_a_direct_write_that_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int | None) -> None:
     """What was made ready for the disk goes to the page cache."""
     def write(fd: int, data: memoryview, offset: int) -> int:
+        assert pa.py_buffer(data).address == pa.py_buffer(block.records).address - OVERHEAD, "in place, without a copy"
         if written is None:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return os.pwrite(fd, data[:written], offset)
