@@ -5,10 +5,10 @@ process once it is appended, at most fsync_ns worth by a power cut. At any momen
 
     numbered = appended + dropped + lost + in rings and blocks and waiting
 
-Two threads take turns at the same work. The patient one is nice: where a core is shared, requests go first. The prompt one has the
-process's own priority and does nothing until the rings fill up, or somebody waits. Priorities are inherited neither by locks nor by the
-GIL: who waits for the patient one waits for the end of a piece of its work, for as long as it gets no processor. So pieces are small,
-between them it lets the prompt one in, and what is much it leaves to it. With SCHED_IDLE whoever wanted the GIL waited for seconds.
+Two threads take turns at the same work. The patient one is of the class SCHED_IDLE: where a core is shared, requests go first. The prompt
+one has the process's own priority and does nothing until the rings fill up, or somebody waits. Priorities are inherited neither by locks nor
+by the GIL: who waits for the patient one waits for the end of a piece of its work, for as long as it gets no processor. So pieces are small,
+between them it lets the prompt one in, and what is much it leaves to it.
 """
 
 import functools
@@ -42,8 +42,9 @@ IDLE_S = 0.1
 # Between two looks at whether the patient thread keeps up, and the share of the rings that says that it does not.
 WATCH_S = 0.02
 BEHIND = 8
+# Where there is no SCHED_IDLE.
 PATIENT_NICE = 19
-# Being nice is not enough: EEVDF lets whoever runs finish a slice of a millisecond or more. The patient thread sleeps between its pieces.
+# Between two pieces of the patient thread's work.
 BREATH_S = 0.0002
 # After a failure that nobody has thought of.
 _REPOSE_S = 1.0
@@ -237,6 +238,7 @@ def _become_patient() -> None:
     """The calling thread gives way to all others; on Linux each has a nice value of its own."""
     with suppress(OSError):             # a sandbox that forbids it: as good as the other
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PATIENT_NICE)
+        os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
 
 
 def _with_sink(reading: StreamReading, stream: SinkStream) -> StreamReading:

@@ -255,7 +255,7 @@ def test_the_patient_thread_leaves_full_rings_to_the_prompt_one(tmp_path: Path, 
     plant.page.release()
 
 
-def test_the_patient_thread_is_nice(plant: Plant) -> None:
+def test_the_patient_thread_gives_way_to_all_others(plant: Plant) -> None:
     recorder = start(plant)
     stream = recorder.open_stream(stream_spec())
     prompt, patient = recorder._threads
@@ -265,6 +265,8 @@ def test_the_patient_thread_is_nice(plant: Plant) -> None:
     assert prompt.native_id is not None
     assert os.getpriority(os.PRIO_PROCESS, patient.native_id) >= PATIENT_NICE
     assert os.getpriority(os.PRIO_PROCESS, prompt.native_id) == os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.sched_getscheduler(patient.native_id) == os.SCHED_IDLE
+    assert os.sched_getscheduler(prompt.native_id) == os.sched_getscheduler(0)
     recorder.close(10)
 
 
