@@ -6,7 +6,7 @@ from serve._core.counting cimport since
 from serve._core.failure cimport HTTP_STATUS, OK, TOO_LARGE, UNAVAILABLE, Failure, fail
 from serve._core.hash cimport hash64
 from serve._core.ids cimport UUID_TEXT, uuid7_text
-from serve._core.memory cimport Slice, arena_alloc, arena_copy, slice_is, slice_make
+from serve._core.memory cimport Slice, arena_alloc, arena_copy, slice_make
 from serve._core.observe cimport is_shadow
 from serve._core.record cimport *
 from serve._core.record_ring cimport ring_publish, ring_reserve, ring_room, ring_takes, ring_unreserve
