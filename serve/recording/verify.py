@@ -36,6 +36,8 @@ Progress = Callable[[str, int, int], object]
 
 GAPS_KEPT = 100
 _CHUNK = 1 << 20
+# Times that everything is read, where epochs are accounted for meanwhile.
+_READINGS = 4
 
 _NUMBERS = """SELECT *, lag(seq, 1, -1) OVER (PARTITION BY replica, epoch ORDER BY seq) AS before
     FROM (SELECT {replica} AS replica, epoch, seq FROM records)"""
@@ -82,16 +84,21 @@ def verify(store: RecordsStore, home: Path | None = None, host: str | None = Non
     damaged = _check_files(store, first.snapshot.parts, progress)
     before = _pages(homes, owners(first.snapshot.manifests))
     # Reading every byte takes long: what was compacted meanwhile is gone, and what was sealed is new.
-    with read(store, home, host) as reading:
-        snapshot = reading.snapshot
-        known = {part.path for part in first.snapshot.parts}
-        damaged |= _check_files(store, [part for part in snapshot.parts if part.path not in known], progress)
-        whole = tuple(part for part in snapshot.parts if part.path not in damaged)
-        records = Records(store, replace(snapshot, parts=whole))
-        progress("looking for gaps", 0, 0)
-        found = _found(records, owners(snapshot.manifests))
-        journals = [_journal_rows(journal, records.contents(journal), homes) for journal in snapshot.journals]
-        after = _pages(homes, owners(snapshot.manifests))
+    n_readings = 0
+    while True:
+        with read(store, home, host) as reading:
+            snapshot = reading.snapshot
+            known = {part.path for part in first.snapshot.parts}
+            damaged |= _check_files(store, [part for part in snapshot.parts if part.path not in known], progress)
+            whole = tuple(part for part in snapshot.parts if part.path not in damaged)
+            records = Records(store, replace(snapshot, parts=whole))
+            progress("looking for gaps", 0, 0)
+            found = _found(records, owners(snapshot.manifests))
+            journals = [_journal_rows(journal, records.contents(journal), homes) for journal in snapshot.journals]
+            after = _pages(homes, owners(snapshot.manifests))
+        n_readings += 1
+        if n_readings == _READINGS or not _was_accounted(before.keys() - after.keys(), snapshot.manifests):
+            break
     pages = {key: Pages(before.get(key, PageNumbers(page.epoch, 0, 0)), page) for key, page in after.items()}
     lost = _rows_of([part for part in (*first.snapshot.parts, *snapshot.parts) if part.path in damaged], owners(snapshot.manifests))
     made = with_missing(accounts(snapshot.manifests, journals, found, pages), snapshot.manifests, lost)
@@ -127,6 +134,13 @@ def _pages(homes: Mapping[str, Path], owner: Mapping[str, str]) -> dict[Key, Pag
                 with suppress(FileNotFoundError, ValueError):       # accounted for meanwhile; of another release
                     found[owner[replica], epoch] = read_page(path)
     return found
+
+
+def _was_accounted(gone: Iterable[Key], manifests: Sequence[ManifestState]) -> bool:
+    """Whether an epoch whose page is gone is not accounted for in these manifests, which are older than its account then."""
+    owner = owners(manifests)
+    ended = {(owner[state.replica], number) for state in manifests for number, epoch in state.epochs.items() if epoch.end}
+    return bool(set(gone) - ended)
 
 
 def _journal_rows(journal: OpenJournal, contents: JournalContents, homes: Mapping[str, Path]) -> JournalRows:

@@ -122,6 +122,20 @@ def test_what_is_compacted_while_it_is_verified(recorder: Recorder) -> None:
     assert found.accounts[0].found.rows == 18
 
 
+def test_an_epoch_that_is_accounted_for_while_it_is_verified(recorder: Recorder) -> None:
+    """Its page goes once the manifest has its account, and what was read of the manifest before that does not."""
+    write_page(recorder.home, 1, assigned=20, appended=18, dropped=2)
+
+    def end(what: str, done: int, of: int) -> None:
+        if what == "looking for gaps" and (recorder.home / "1.page").exists():
+            recorder.end(dropped=2)
+            (recorder.home / "1.page").unlink()
+
+    found = verify(recorder.store, host=HOST, progress=end)
+    assert found.is_intact, found.faults
+    assert [(one.state, one.assigned, one.found.rows) for one in found.accounts] == [("closed", 20, 18)]
+
+
 def test_files_that_are_cut_or_gone(recorder: Recorder) -> None:
     recorder.end(dropped=2)
     label, = [path for path in recorder.manifest.state.parts if path.startswith("labels")]
