@@ -31,6 +31,20 @@ def plant(tmp_path: Path) -> Iterator[Plant]:
     made.page.release()
 
 
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Released whenever a thread looks whether the rings fill up."""
+    seen = threading.Semaphore(0)
+    is_behind = Recorder._is_behind
+
+    def look(recorder: Recorder) -> bool:
+        seen.release()
+        return is_behind(recorder)
+
+    monkeypatch.setattr(Recorder, "_is_behind", look)
+    return seen
+
+
 def test_a_flush_sees_everything_onto_the_disk(plant: Plant) -> None:
     recorder = start(plant, fsync_ns=3600 * 1000 * MS)
     stream = recorder.open_stream(stream_spec())
@@ -193,16 +207,10 @@ def test_closing_does_not_wait_for_a_disk_that_hangs(plant: Plant, monkeypatch: 
     assert plant.check_books().is_clean
 
 
-def test_when_the_patient_thread_gets_no_processor_the_prompt_one_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = threading.Semaphore(0)
-    is_behind = Recorder._is_behind
-
-    def look(recorder: Recorder) -> bool:
-        looks.release()
-        return is_behind(recorder)
-
+def test_when_the_patient_thread_gets_no_processor_the_prompt_one_takes_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: threading.Semaphore,
+) -> None:
     monkeypatch.setattr(Recorder, "_run_patient", lambda self: None)
-    monkeypatch.setattr(Recorder, "_is_behind", look)
     plant = Plant.build(tmp_path, capacity=20_000)
     recorder = start(plant)
     stream = recorder.open_stream(stream_spec())
@@ -225,7 +233,7 @@ def test_the_prompt_thread_works_while_the_patient_one_breathes(plant: Plant, mo
     recorder = start(plant)
     stream = recorder.open_stream(stream_spec())
     plant.source.produce(stream, 1, records=2000)
-    while plant.source.pending_bytes():                 # the patient one has moved them, and breathes now until the recorder is closed
+    while not plant.source.blocks(stream).n_rows:       # the patient one has moved some, and breathes now until the recorder is closed
         time.sleep(0.001)
     plant.source.produce(stream, 1, records=500)
     assert recorder.flush(10)
@@ -234,16 +242,10 @@ def test_the_prompt_thread_works_while_the_patient_one_breathes(plant: Plant, mo
     assert plant.check_books().is_clean
 
 
-def test_the_patient_thread_leaves_full_rings_to_the_prompt_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = threading.Semaphore(0)
-    is_behind = Recorder._is_behind
-
-    def look(recorder: Recorder) -> bool:
-        looks.release()
-        return is_behind(recorder)
-
+def test_the_patient_thread_leaves_full_rings_to_the_prompt_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: threading.Semaphore,
+) -> None:
     monkeypatch.setattr(Recorder, "_run_prompt", lambda self: None)
-    monkeypatch.setattr(Recorder, "_is_behind", look)
     plant = Plant.build(tmp_path, capacity=2000)
     stream = plant.source.open_stream(stream_spec())
     plant.source.produce(stream, 1, records=2000)
