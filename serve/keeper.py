@@ -33,6 +33,7 @@ from serve.recording.keeper_settings import KeeperSettings
 from serve.recording.layout import check_replica
 from serve.recording.manifest_file import Manifest
 from serve.recording.recovery import RecoveryJob, check_names
+from serve.recording.spare_memory import keep_freed
 from serve.recording.stores import LocalStore, open_store
 
 # Makes jobs that recording itself does not know.
@@ -218,6 +219,7 @@ def _step_back(parent_pid: int) -> None:
     os.setpriority(os.PRIO_PROCESS, 0, _NICE)
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
+    keep_freed()
 
 
 def main() -> int:

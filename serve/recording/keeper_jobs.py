@@ -2,14 +2,13 @@
 
 from dataclasses import asdict, dataclass, field
 
-import pyarrow as pa
-
 from serve.recording.compaction import CompactionJob
 from serve.recording.jobs import Job, Keeping, Message
 from serve.recording.keeper_settings import KeeperSettings
 from serve.recording.recovery import RecoveryJob
 from serve.recording.retention import RetentionJob
 from serve.recording.sealing import Sealer
+from serve.recording.spare_memory import SpareMemory
 
 SEAL_S = 1.0
 
@@ -28,6 +27,7 @@ class SealingJob:
     name: str = "sealing"
     interval_s: float = SEAL_S
     _sealer: Sealer = field(init=False)
+    _spare: SpareMemory = field(default_factory=SpareMemory)
 
     def __post_init__(self) -> None:
         self._sealer = Sealer(self.keeping.store, self.keeping.manifest, self.keeping.home, self.keeping.epoch)
@@ -37,12 +37,11 @@ class SealingJob:
         due = self._sealer.due(now_ns)
         self.interval_s = 0.0 if len(due) > 1 else SEAL_S
         if not due:
+            self._spare.rest(now_ns)
             return []
+        self._spare.use(now_ns)
         try:
-            messages = self._sealer.seal(due[0], now_ns)
-            if len(due) == 1:
-                pa.default_memory_pool().release_unused()       # it may be minutes to the next one
-            return messages
+            return self._sealer.seal(due[0], now_ns)
         except Exception as error:  # noqa: BLE001  whatever it is, the journal keeps its rows and is tried again
             return [{"type": "error", "job": self.name, "text": f"{due[0].file}: {error_text(error)}"}]
 
