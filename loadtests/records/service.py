@@ -39,6 +39,11 @@ class Recorded(Service):
                 found[_COUNTERS[name]] += float(line.rpartition(" ")[2])
         return found
 
+    def under_way(self) -> int:
+        """Rows that are neither stored nor dropped yet."""
+        facts = self.recording()
+        return int(facts["sampled"] - facts["appended"] - facts["dropped"])
+
 
 @contextmanager
 def recorded(bench: Bench, name: str, *flags: str, settings: str = "") -> Iterator[Recorded]:

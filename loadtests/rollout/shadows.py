@@ -3,15 +3,13 @@
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from loadtests import payloads
-from loadtests.bench.clients import GRPC_PATH, Claim, h2load, read_h2load, run_client
+from loadtests.bench.clients import h2load
 from loadtests.bench.measure import spread
+from loadtests.bench.paced import PacedLoad
 from loadtests.judge.tables import Bound, Table
 from loadtests.rollout import models
 from loadtests.rollout.bench import Bench, generation_of
@@ -27,14 +25,6 @@ SERVED = {MODEL: {"kinds": {models.STABLE: "stable", models.COPY: "copy"}, "widt
                   "loaded": (models.STABLE, models.COPY)}}
 
 
-@dataclass(frozen=True)
-class Paced:
-    """One run at a fixed rate: what the client claims, and its p99 in ms."""
-
-    claim: Claim
-    p99_ms: float
-
-
 def shadow_case(bench: Bench) -> list[Table]:
     """A 1 % shadow at 70 % of the peak, and at saturation."""
     rounds, seconds = bench.sized(9, 2), 2.0 if not bench.is_quick else 0.5
@@ -42,9 +32,10 @@ def shadow_case(bench: Bench) -> list[Table]:
         body = service.folder / "row.grpc"
         body.write_bytes(payloads.grpc_frame(payloads.grpc_message(MODEL, "x", models.rows(1))))
         _put(admin, 0)
-        peak = _peak(service, body, seconds)
+        load = PacedLoad(service.machine, service.grpc_port, body, service.folder / "requests.tsv", CONNECTIONS, STREAMS)
+        peak = load.unpaced_peak(seconds)
         bench.say(f"peak {peak:,.0f} a second")
-        at_ease = _at_ease(bench, service, admin, body, peak * SHARE_OF_PEAK, rounds, seconds)
+        at_ease = _at_ease(bench, load, admin, peak * SHARE_OF_PEAK, rounds, seconds)
         full = _full(bench, service, admin, body, peak, seconds)
     return [at_ease, full]
 
@@ -53,27 +44,6 @@ def _put(admin: AdminClient, sample_bp: int) -> int:
     shadows = [{"version": models.COPY, "sample": sample_bp}] if sample_bp else []
     plan = split({models.STABLE: 10_000}, salt="bench", shadows=shadows)
     return int(admin.set_traffic(MODEL, plan, generation_of(admin, MODEL))["generation"])
-
-
-def _peak(service: Service, body: Path, seconds: float) -> float:
-    """Requests a second without a pace: the median of three runs after a first one."""
-    rates, n = [], 5_000
-    for _ in range(4):
-        claim = h2load(service.grpc_port, body, n, CONNECTIONS, STREAMS, cores=service.machine.client_cores)
-        rates.append(claim.rate)
-        n = int(claim.rate * seconds)
-    return statistics.median(rates[1:])
-
-
-def _paced(service: Service, body: Path, rate: float, seconds: float) -> Paced:
-    """One run at so many requests a second, evenly over the connections."""
-    log = service.folder / "requests.tsv"
-    log.unlink(missing_ok=True)
-    claim = read_h2load(run_client(service.machine.client_cores, [
-        "h2load", "-n", str(int(rate * seconds)), "-c", str(CONNECTIONS), "-m", str(STREAMS), "-t", "1", "-w", "24", "-W", "24",
-        "--rps", str(int(rate / CONNECTIONS)), "--log-file", str(log), "-d", str(body),
-        "-H", "content-type: application/grpc", "-H", "te: trailers", f"http://127.0.0.1:{service.grpc_port}{GRPC_PATH}"]))
-    return Paced(claim, float(np.percentile(np.loadtxt(log, usecols=2), 99)) / 1000)
 
 
 def _shadow(admin: AdminClient, generation: int) -> dict[str, Any]:
@@ -92,21 +62,21 @@ def _shadow(admin: AdminClient, generation: int) -> dict[str, Any]:
     return found
 
 
-def _at_ease(bench: Bench, service: Service, admin: AdminClient, body: Path, rate: float, rounds: int, seconds: float) -> Table:
+def _at_ease(bench: Bench, load: PacedLoad, admin: AdminClient, rate: float, rounds: int, seconds: float) -> Table:
     p99: dict[int, list[float]] = {0: [], SAMPLE_BP: []}
     reached: list[float] = []
     sampled = compared = sent = 0
-    _paced(service, body, rate, min(seconds, 1.0))
+    load.send(rate, min(seconds, 1.0))
     for turn in range(rounds):
         for sample in ((0, SAMPLE_BP) if turn % 2 else (SAMPLE_BP, 0)):
             generation = _put(admin, sample)
-            run = _paced(service, body, rate, seconds)
-            p99[sample].append(run.p99_ms)
-            reached.append(run.claim.rate)
+            run = load.send(rate, seconds)
+            p99[sample].append(run.p99_ms or 0.0)
+            reached.append(run.rate)
             if sample:
                 shadow = _shadow(admin, generation)
-                sampled, compared, sent = sampled + shadow["sampled"], compared + shadow["compared"], sent + run.claim.completed
-            bench.say(f"{turn + 1}/{rounds} sample {sample} bp: {run.claim.rate:,.0f}/s, p99 {run.p99_ms:.3f} ms")
+                sampled, compared, sent = sampled + shadow["sampled"], compared + shadow["compared"], sent + run.completed
+            bench.say(f"{turn + 1}/{rounds} sample {sample} bp: {run.rate:,.0f}/s, p99 {run.p99_ms:.3f} ms")
     without, with_it = spread(p99[0]), spread(p99[SAMPLE_BP])
     ratio = with_it.median / without.median
     pairs = spread([b / a for a, b in zip(p99[0], p99[SAMPLE_BP], strict=True)])
