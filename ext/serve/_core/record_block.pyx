@@ -13,7 +13,7 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from serve._core.counters cimport counter_add, counter_read
 from serve._core.posix cimport map_pages, unmap_pages
 from serve._core.record cimport RecordHeader
-from serve._core.record_columns cimport RecordColumns, columns_bytes, columns_look
+from serve._core.record_columns cimport MAX_BATCH_BYTES, RecordColumns, columns_bytes, columns_look
 
 cdef enum:
     PAGE_BYTES = 4096
@@ -23,7 +23,6 @@ cdef enum:
 # A huge page, with what is around the records; streams of few rows do with less.
 BLOCK_BYTES = (2 << 20) - 3 * PAGE_BYTES
 cdef size_t SMALL_BYTES = 64 << 10
-cdef int64_t MAX_ARROW_BYTES = 32 << 20
 
 
 cdef inline size_t pages_for(size_t records) noexcept nogil:
@@ -49,7 +48,7 @@ cdef int64_t blocks_add(BlockBuffer* block, const RecordHeader* record) noexcept
     cdef uint64_t malformed
     cdef int64_t rows = columns_look(block.columns, record, &malformed)
     cdef int64_t arrow_bytes = columns_bytes(block.columns, record, rows)
-    if block.end and (needed > block.limit or block.arrow_bytes + arrow_bytes > MAX_ARROW_BYTES):
+    if block.end and (needed > block.limit or block.arrow_bytes + arrow_bytes > MAX_BATCH_BYTES):
         block.is_full = True
         return 0
     if pages_for(needed) > block.mapped and grow(block, needed):

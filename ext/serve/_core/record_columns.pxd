@@ -7,6 +7,9 @@ from libc.stdint cimport int64_t, uint64_t
 from serve._core.record cimport RecordHeader
 from serve._core.record_buffers cimport ColumnBuffers
 
+cdef enum:
+    MAX_BATCH_BYTES = 32 << 20          # of records, and of their texts in each row; also keeps every offset below 2^31
+
 cdef class RecordColumns:
     cdef ColumnBuffers* buffers         # lives as long as the object; take() empties it
 
@@ -18,4 +21,3 @@ cdef int64_t columns_add(ColumnBuffers* columns, const RecordHeader* record) noe
 cdef int64_t columns_look(ColumnBuffers* columns, const RecordHeader* record, uint64_t* malformed) noexcept nogil
 # Of a record that was just looked at: the bytes that its rows take as columns, about. Texts, once in a record, are in each row then.
 cdef int64_t columns_bytes(const ColumnBuffers* columns, const RecordHeader* record, int64_t rows) noexcept nogil
-cdef uint64_t columns_malformed(const ColumnBuffers* columns) noexcept nogil    # as RecordColumns.n_malformed; any thread

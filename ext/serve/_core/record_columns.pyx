@@ -28,7 +28,6 @@ from serve.errors import InvalidArgument
 
 cdef enum:
     MAX_RECORD_ROWS = 1 << 20           # what no request has; bounds the room that a claim can take
-    MAX_BATCH_BYTES = 32 << 20          # of records, and of their texts in each row; also keeps every offset below 2^31
     MAX_ROW_BYTES = 1 << 30             # of a fixed shape
 
 cdef int[N_SCALARS] SCALAR_BYTES
@@ -164,10 +163,6 @@ cdef int64_t columns_add(ColumnBuffers* buffers, const RecordHeader* record) noe
     buffers.n_rows += rows
     buffers.n_bytes += n_bytes
     return rows
-
-
-cdef uint64_t columns_malformed(const ColumnBuffers* buffers) noexcept nogil:
-    return counter_read(&buffers.n_malformed)
 
 
 # --- Python -------------------------------------------------------------------------------------------------------------
@@ -371,7 +366,7 @@ cdef class RecordColumns:
 
     @property
     def n_malformed(self):
-        return columns_malformed(self.buffers)
+        return counter_read(&self.buffers.n_malformed)
 
     def trim(self):
         self.buffers.hint_rows = 0
