@@ -92,7 +92,7 @@ def _whole(name: str, service: Recorded) -> Contender:
         if name == SEALED:
             until(lambda: not service.journals(), 120)
         elif name != OFF:
-            until(lambda: not service.under_way(), 30)
+            service.settle()
         return claim
 
     return Contender(name, send, service.server, service.successes)
@@ -103,7 +103,7 @@ def _native(name: str, service: Recorded) -> Contender:
 
     def send(seconds: float) -> Claim:
         claim = load(seconds)
-        until(lambda: not service.under_way(), 30)      # else it is written while another server is measured
+        service.settle()            # else it is written while another server is measured
         return claim
 
     return Contender(name, send, DataPlane(service.server), service.successes)

@@ -1,5 +1,6 @@
 """Servers of this bench: one model, recorded or not, and what their metrics say of records."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,9 +8,12 @@ from pathlib import Path
 from loadtests.bench.servers import get
 from loadtests.rollout import models
 from loadtests.rollout.bench import Bench
+from loadtests.rollout.load import until
 from loadtests.rollout.service import Service
 
 MODEL = "mlp"
+# More than a row waits for others at most.
+SETTLED_S = 0.25
 _COUNTERS = {
     "headrace_records_sampled_rows_total": "sampled", "headrace_records_appended_rows_total": "appended",
     "headrace_records_dropped_rows_total": "dropped", "headrace_records_lost_rows_total": "lost",
@@ -26,6 +30,10 @@ class Recorded(Service):
     def journals(self) -> list[Path]:
         """Files whose rows are in no Parquet file yet, but for those that are being written and are empty so far."""
         return sorted((self.state_dir / "records" / "journals").glob("*"))
+
+    def settle(self) -> None:
+        """Waits until nothing has been written down for a while. By its files: to be asked would cost it time that is measured."""
+        until(lambda: time.time() - max((path.stat().st_mtime for path in self.journals()), default=0.0) > SETTLED_S, 30)
 
     def recording(self) -> dict[str, float]:
         """Rows by what became of them, of this worker."""
