@@ -210,7 +210,9 @@ def _run_jobs(pipe: WorkerPipe, jobs: Sequence[Job], heard: Sequence[Mapping[str
 
 
 def _step_back(parent_pid: int) -> None:
-    """Ends with the worker, leaves signals to it, and gives way to everything: at the disk as well, where nice decides unless told."""
+    """Ends with the worker, leaves signals to it, and gives way to everything: at the disk as well, where nice decides unless told. One
+    thread does it all, in memory that it keeps.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -1,6 +1,7 @@
 """Case cost: what recording every row takes, of throughput, CPU time and latency, beside the same server with recording off."""
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +21,9 @@ from loadtests.rollout.load import until
 
 CONNECTIONS, STREAMS = 4, 16
 OFF, DEFERRED, SEALED, SAMPLED = "off", "recorded, sealing deferred", "recorded and sealed", "1 % recorded"
-FLAGS = {OFF: (), DEFERRED: ("--record-seal", "86400", "--record-seal-bytes", str(16 << 30)), SEALED: ("--record-seal", "1"),
-         SAMPLED: ("--record-seal", "86400")}
+_ROOM = ("--record-disk-budget-bytes", str(64 << 30))
+FLAGS = {OFF: (), DEFERRED: ("--record-seal", "86400", "--record-seal-bytes", str(16 << 30), *_ROOM),
+         SEALED: ("--record-seal", "1", *_ROOM), SAMPLED: ("--record-seal", "86400")}
 NATIVE = ("io", "instance")
 COMPARED = (OFF, DEFERRED, SAMPLED)
 # What differs by percents is compared on several sets of fresh servers, as where a process's code and data happen to lie alone is worth
@@ -42,24 +44,42 @@ class DataPlane:
                 for task in Path(f"/proc/{pid}/task").iterdir():
                     if (task / "comm").read_text().strip() in NATIVE:
                         total += int((task / "schedstat").read_text().split()[0])       # ns
+        if not total:
+            raise RuntimeError("no CPU time in /proc/PID/task/*/schedstat: a kernel without scheduler statistics?")
         return total / 1e9
+
+
+@dataclass
+class Books:
+    """Of all servers of the case: rows that were dropped, and rows of which nobody knows."""
+
+    dropped: int = 0
+    missing: int = 0
+
+    def add(self, service: Recorded) -> None:
+        """Once what is under way has had its time."""
+        with suppress(TimeoutError):
+            until(lambda: not service.under_way(), 5)
+        self.missing += service.under_way()
+        self.dropped += int(service.recording()["dropped"])
 
 
 def cost_case(bench: Bench) -> list[Table]:
     """Every row recorded, and 1 % of them, against recording off; one core for the whole server."""
-    rounds, seconds = bench.sized(9, 1), 2.0 if not bench.is_quick else 0.5
+    rounds, seconds, books = bench.sized(9, 1), 2.0 if not bench.is_quick else 0.5, Books()
     with ExitStack() as stack:
         services = {name: stack.enter_context(recorded(bench, name, *flags)) for name, flags in FLAGS.items()}
         whole = alternate([_whole(name, service) for name, service in services.items()], rounds, seconds, bench.say)
-        checked = [_checked(service) for name, service in services.items() if name != OFF]
-    native, latencies = _finely(bench, rounds, seconds)
+        for service in services.values():
+            books.add(service)
+    native, latencies = _finely(bench, rounds, seconds, books)
     off = whole[OFF].cpu_us.median
     others = others_table(bench, whole[DEFERRED].cpu_us.median - off, whole[SEALED].cpu_us.median - off)
     paced = latencies.table(max(seconds, 1.0))
-    return [_whole_table(whole, rounds, seconds, checked), _native_table(native, seconds / SLICES), paced, others]
+    return [_whole_table(whole, rounds, seconds, books), _native_table(native, seconds / SLICES), paced, others]
 
 
-def _finely(bench: Bench, rounds: int, seconds: float) -> tuple[dict[str, Summary], Latencies]:
+def _finely(bench: Bench, rounds: int, seconds: float, books: Books) -> tuple[dict[str, Summary], Latencies]:
     """What differs by percents, on several sets of servers: CPU time of the data plane, and p99."""
     runs: dict[str, list[Run]] = {name: [] for name in COMPARED}
     latencies = Latencies(OFF, DEFERRED)
@@ -74,6 +94,9 @@ def _finely(bench: Bench, rounds: int, seconds: float) -> tuple[dict[str, Summar
             for name, summary in found.items():
                 runs[name] += summary.runs
             latencies.measure(bench, services, rounds, max(seconds, 1.0))
+            for service in services.values():
+                books.add(service)
+        shutil.rmtree(own.machine.folder)               # some gigabytes
     return {name: summarise(name, made) for name, made in runs.items()}, latencies
 
 
@@ -109,13 +132,6 @@ def _native(name: str, service: Recorded) -> Contender:
     return Contender(name, send, DataPlane(service.server), service.successes)
 
 
-def _checked(service: Recorded) -> tuple[str, int, int]:
-    """(name, requests answered, rows sampled less rows stored and dropped, once those under way have had their time)."""
-    with suppress(TimeoutError):
-        until(lambda: not service.under_way(), 5)
-    return service.name, service.successes(), service.under_way()
-
-
 def _pairs(before: Summary, after: Summary, of: Callable[[Run], float]) -> Spread:
     return spread([of(b) / of(a) for a, b in zip(before.runs, after.runs, strict=True) if not (a.is_void or b.is_void)])
 
@@ -124,11 +140,10 @@ def _cell(found: Spread, digits: int = 2) -> str:
     return f"{found.median:,.{digits}f} ({found.q1:,.{digits}f} to {found.q3:,.{digits}f})"
 
 
-def _whole_table(found: dict[str, Summary], rounds: int, seconds: float, checked: Sequence[tuple[str, int, int]]) -> Table:
+def _whole_table(found: dict[str, Summary], rounds: int, seconds: float, books: Books) -> Table:
     off = found[OFF]
     lines = [[name, _cell(one.rate, 0), f"{one.rate.median / off.rate.median:.3f}", _cell(one.cpu_us),
               f"{off.cpu_us.median / one.cpu_us.median:.3f}"] for name, one in found.items()]
-    lost = sum(missing for _, _, missing in checked)
     return Table("Throughput of the whole server on one core, with every row recorded", [
         "", "requests a second, median (quartiles)", "over off", "CPU us a request, supervisor, worker and keeper", "off over it"], lines, [
         f"gRPC, {CONNECTIONS} connections x {STREAMS} calls, 64-64-10 MLP, one row a request; {rounds} alternating runs of {seconds:g} s,",
@@ -136,7 +151,8 @@ def _whole_table(found: dict[str, Summary], rounds: int, seconds: float, checked
         "nice 19 sealing gives way to requests, so that requests a second say little of it."], [
         Bound("off over CPU, sealing deferred", off.cpu_us.median / found[DEFERRED].cpu_us.median, least=0.80),
         Bound("off over CPU, sealed in the steady state", off.cpu_us.median / found[SEALED].cpu_us.median, least=0.60),
-        Bound("rows sampled less stored less dropped", lost, most=0),
+        Bound("rows sampled less stored less dropped, of all servers here and below", books.missing, most=0),
+        Bound("rows dropped, of all servers here and below", books.dropped, most=0),
     ], {name: one.as_json() for name, one in found.items()})
 
 

@@ -33,7 +33,11 @@ class Recorded(Service):
 
     def settle(self) -> None:
         """Waits until nothing has been written down for a while. By its files: to be asked would cost it time that is measured."""
-        until(lambda: time.time() - max((path.stat().st_mtime for path in self.journals()), default=0.0) > SETTLED_S, 30)
+        if not self.records.exists():
+            return
+        began = time.time()
+        until(lambda: time.time() - max((path.stat().st_mtime for path in self.journals()), default=0.0) > SETTLED_S
+              and time.time() - began > SETTLED_S, 30)
 
     def recording(self) -> dict[str, float]:
         """Rows by what became of them, of this worker."""

@@ -71,7 +71,8 @@ def _at_ease(bench: Bench, load: PacedLoad, admin: AdminClient, rate: float, rou
         for sample in ((0, SAMPLE_BP) if turn % 2 else (SAMPLE_BP, 0)):
             generation = _put(admin, sample)
             run = load.send(rate, seconds)
-            p99[sample].append(run.p99_ms or 0.0)
+            assert run.p99_ms is not None
+            p99[sample].append(run.p99_ms)
             reached.append(run.rate)
             if sample:
                 shadow = _shadow(admin, generation)

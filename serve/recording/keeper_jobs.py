@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 
+from serve import clock
 from serve.recording.compaction import CompactionJob
 from serve.recording.jobs import Job, Keeping, Message
 from serve.recording.keeper_settings import KeeperSettings
@@ -37,9 +38,9 @@ class SealingJob:
         due = self._sealer.due(now_ns)
         self.interval_s = 0.0 if len(due) > 1 else SEAL_S
         if not due:
-            self._spare.rest(now_ns)
+            self._spare.rest(clock.monotonic_ns())
             return []
-        self._spare.use(now_ns)
+        self._spare.use(clock.monotonic_ns())
         try:
             return self._sealer.seal(due[0], now_ns)
         except Exception as error:  # noqa: BLE001  whatever it is, the journal keeps its rows and is tried again

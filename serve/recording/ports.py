@@ -16,11 +16,17 @@ class Source(Protocol):
 
     def blocks(self, stream: int, /) -> RecordBlocks: ...
 
-    def drain(self, most: int, /) -> list[int]:
+    def drain(self, most: int, gives_way: bool = False, /) -> list[int]:
         """Moves about `most` bytes at most from the rings into the streams' blocks, fewer when a block is full. Raises MemoryError.
 
-        Returns the streams with rows.
+        gives_way: fewer as well, and gave_way says so, when an I/O thread waits for the processor. Returns the streams with rows.
         """
+
+    @property
+    def gave_way(self) -> bool: ...
+
+    def is_in_the_way(self) -> bool:
+        """Whether the caller runs on a processor on which an I/O thread is about its work: that one waits, then, for it to stop."""
 
     def readings(self) -> list[StreamReading]:
         """By stream id. From any thread."""

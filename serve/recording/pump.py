@@ -18,7 +18,7 @@ BATCH_NS = 100_000_000
 # Of records, in a step: a thread that is put aside in the midst of one holds up who waits for its end.
 STEP_BYTES = 2_000_000
 # Of the rows that an observer draws, so many at once.
-OBSERVED_ROWS = 1024
+OBSERVED_ROWS = 256
 # Between two looks at which streams had no rows.
 TRIM_NS = 5_000_000_000
 # Between two lines in the log about the same kind of trouble.
@@ -71,16 +71,17 @@ class RecordPump:
         self._streams[stream] = pumped
         self._sink.add(pumped.sink)
 
-    def step(self, now_ns: int, *, force: bool = False, breathe: Callable[[], object] = go_on) -> int:
+    def step(self, now_ns: int, *, force: bool = False, breathe: Callable[[], object] = go_on, gives_way: bool = False) -> int:
         """Does what is due; with `force` all rows are. Returns the rows that were there.
 
-        breathe: called between any two pieces of work of a few hundred microseconds.
+        breathe: called between any two pieces of work of some hundred microseconds. gives_way: moves few rows while an I/O thread waits
+        for the processor; `gave_way` tells.
         """
         has_room = self.has_room = self._has_room()
         if not has_room:
             self._sink.drop_waiting()
         n_seen = 0
-        for stream in self._drained(now_ns):
+        for stream in self._drained(now_ns, gives_way):
             breathe()
             pumped, blocks = self._streams[stream], self._source.blocks(stream)
             if not blocks.n_rows:           # another thread's step took them
@@ -88,7 +89,8 @@ class RecordPump:
             n_seen += blocks.n_rows
             if pumped.since_ns is None:
                 pumped.since_ns = now_ns
-            is_due = force or blocks.n_rows >= BATCH_ROWS or blocks.is_full or now_ns - pumped.since_ns >= BATCH_NS
+            is_enough = blocks.n_rows >= BATCH_ROWS and not self.gave_way
+            is_due = force or is_enough or blocks.is_full or now_ns - pumped.since_ns >= BATCH_NS
             is_kept = has_room or (force and pumped.sink.is_promised)
             if is_due and (self._sink.takes(now_ns) if is_kept else not pumped.sink.is_promised):
                 pumped.since_ns = None
@@ -99,14 +101,19 @@ class RecordPump:
             self._trim()
         return n_seen
 
+    @property
+    def gave_way(self) -> bool:
+        """Whether the last step left rows where they were, for somebody who waited for the processor."""
+        return self._source.gave_way
+
     def is_drained(self) -> bool:
         """Whether no row is in the rings, in the blocks or in a step's hands."""
         is_anywhere = self._n_in_hand or self._source.pending_bytes()
         return not is_anywhere and not any(self._source.blocks(stream).n_rows for stream in tuple(self._streams))
 
-    def _drained(self, now_ns: int) -> list[int]:
+    def _drained(self, now_ns: int, gives_way: bool) -> list[int]:
         try:
-            return self._source.drain(STEP_BYTES)
+            return self._source.drain(STEP_BYTES, gives_way)
         except MemoryError:
             self._tell("no memory for records: they stay in the rings", now_ns)
             return [stream for stream in tuple(self._streams) if self._source.blocks(stream).n_rows]

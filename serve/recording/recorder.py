@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import sleep
 
 import structlog
 
@@ -40,12 +41,14 @@ FSYNC_NS = 1_000_000_000
 BUSY_S = 0.02
 IDLE_S = 0.1
 # Between two looks at whether the patient thread keeps up, and the share of the rings that says that it does not.
-WATCH_S = 0.02
+WATCH_S = 0.05
 BEHIND = 8
 # Where there is no SCHED_IDLE.
 PATIENT_NICE = 19
 # Between two pieces of the patient thread's work.
 BREATH_S = 0.0002
+# In a row, while whoever is served first has the processor and this thread was given it for a moment only.
+MOST_BREATHS = 50
 # After a failure that nobody has thought of.
 _REPOSE_S = 1.0
 
@@ -162,11 +165,12 @@ class Recorder:
             if self._is_behind():               # it would keep the prompt one waiting, for as long as whoever is nice gets no processor
                 self._pause_s = WATCH_S
                 continue
-            n_rows = self._turn(self._breathe)
+            n_rows = self._turn(self._breathe, gives_way=True)
             if n_rows is None:
                 self._pause_s = _REPOSE_S
             elif n_rows:
-                self._pause_s = BREATH_S if self._source.pending_bytes() >= STEP_BYTES and self._can_go_on() else BUSY_S
+                has_more = self._pump.gave_way or self._source.pending_bytes() >= STEP_BYTES
+                self._pause_s = BREATH_S if has_more and self._can_go_on() else BUSY_S
             else:
                 self._pause_s = min(max(2 * self._pause_s, BUSY_S), IDLE_S)
 
@@ -200,15 +204,19 @@ class Recorder:
     def _breathe(self) -> None:
         self._turns.release()
         try:
-            self._closing.wait(BREATH_S)
+            for _ in range(MOST_BREATHS):
+                sleep(BREATH_S)
+                if not self._source.is_in_the_way():
+                    break
         finally:
             self._turns.acquire()
 
-    def _turn(self, breathe: Callable[[], None]) -> int | None:
+    def _turn(self, breathe: Callable[[], None], *, gives_way: bool = False) -> int | None:
         """Does what is due. Returns the rows that were there, None after a failure."""
         with self._turns:
             try:
-                n_rows = self._pump.step(clock.monotonic_ns(), force=bool(self._flushes) or self._closing.is_set(), breathe=breathe)
+                is_waited_for = bool(self._flushes) or self._closing.is_set()
+                n_rows = self._pump.step(clock.monotonic_ns(), force=is_waited_for, breathe=breathe, gives_way=gives_way)
                 self._finish_flushes()
             except Exception:  # noqa: BLE001
                 # Without its threads nothing would be recorded, and only rings that fill up would tell.
@@ -249,4 +257,4 @@ def _age_s(since_ns: int | None, now_ns: int) -> float | None:
     return None if since_ns is None else max(0.0, (now_ns - since_ns) / 1e9)
 
 
-__all__ = ["BEHIND", "BUSY_S", "FSYNC_NS", "IDLE_S", "PATIENT_NICE", "WATCH_S", "Recorder", "RecorderSettings"]
+__all__ = ["BEHIND", "BREATH_S", "BUSY_S", "FSYNC_NS", "IDLE_S", "MOST_BREATHS", "PATIENT_NICE", "WATCH_S", "Recorder", "RecorderSettings"]

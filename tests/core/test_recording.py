@@ -1,6 +1,7 @@
 """What I/O threads record of requests: every one that has a version, as it was, numbered; and what they do when there is no room."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -246,6 +247,68 @@ def test_dropped_rows_leave_gaps_that_are_counted(tmp_path: Path) -> None:
         assert [row["seq"] for row in second] == list(range(100, 105))
         assert (reading.sampled, reading.written, reading.dropped["ring_full"]) == (105, len(first) + 5, 100 - len(first))
         assert (loop.word(ASSIGNED), loop.word(DROPPED)) == (105, 100 - len(first))
+
+
+@pytest.fixture
+def _one_processor() -> Iterator[None]:
+    """The calling thread has one alone, and what it starts."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.mark.usefixtures("_one_processor")
+def test_a_drain_that_gives_way_stops_soon_while_an_io_thread_is_at_work_where_it_runs(tmp_path: Path) -> None:
+    with Recorded(tmp_path, io_threads=2) as loop:
+        loop.add(scaled(tmp_path, 2.0), warm={"x": (4,)})
+        assert ask(loop, [ONE] * 300) == [200] * 300
+        recorder, n_bytes = loop.recorder, loop.recorder.pending_bytes()
+        recorder.run_for_test(1, True)
+        assert recorder.is_in_the_way()
+        assert recorder.drain(1 << 30, True) == [0]
+        assert recorder.gave_way
+        assert n_bytes - 20_000 < recorder.pending_bytes() < n_bytes - 16_000
+        assert recorder.drain(1 << 30) == [0]
+        assert not recorder.gave_way
+        assert recorder.pending_bytes() == 0
+        recorder.run_for_test(1, False)
+        assert not recorder.is_in_the_way()
+
+
+@pytest.mark.usefixtures("_one_processor")
+def test_an_io_thread_says_where_it_works_and_when_it_waits(tmp_path: Path) -> None:
+    """It shares one processor with who asks: in a turn of many requests it has to let go of it sooner or later."""
+    with Recorded(tmp_path) as loop:
+        loop.add(scaled(tmp_path, 2.0), warm={"x": (4,)})
+        client, seen, end = loop.http(), False, time.monotonic() + 30
+        while not seen and time.monotonic() < end:
+            client.send(http_infer(ONE) * 200)
+            for _ in range(200):
+                seen = loop.recorder.is_in_the_way() or seen
+                assert client.read().status == 200
+        assert seen
+        while loop.recorder.is_in_the_way() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert not loop.recorder.is_in_the_way()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor")
+def test_who_runs_elsewhere_is_in_nobodys_way() -> None:
+    recorder = NativeRecorder(1, 1 << 20, bytearray(88))
+    found: list[bool] = []
+
+    def look() -> None:
+        for number, processor in enumerate(sorted(os.sched_getaffinity(0))[:2]):
+            os.sched_setaffinity(0, {processor})
+            if number == 0:
+                recorder.run_for_test(0, True)
+            found.append(recorder.is_in_the_way())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == [True, False]
 
 
 def test_what_no_ring_takes_is_too_large(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from serve._core.io_thread cimport IoCounters, IoThread, Shared
 from serve._core.mailbox cimport mailbox_init, mailbox_take, mailbox_take_frames
 from serve._core.model_table cimport ModelTable
 from serve._core.posix cimport *
-from serve._core.record_ring cimport RecordRing
+from serve._core.record_ring cimport RecordRing, ring_writer_runs, ring_writer_waits
 from serve._core.recorder cimport NativeRecorder
 from serve._core.shadow cimport shadow_drop_all, shadow_expire, shadow_turn
 from serve._core.slow_call cimport dispatch_frame
@@ -79,7 +79,9 @@ cdef int block(IoThread* io, epoll_event* events, uint64_t now) noexcept nogil:
     if io.next_sweep > now:
         timeout_ms = min(timeout_ms, <int>((io.next_sweep - now) // 1000000) + 1)
     io.mailbox.sleeping.store(1, memory_order_seq_cst)  # then look once more: pairs with wake_if_sleeping
+    ring_writer_waits(io.ring)
     n = epoll_wait(io.epoll, events, MAX_EVENTS, 0 if has_mail(io) else timeout_ms)
+    ring_writer_runs(io.ring)
     io.mailbox.sleeping.store(0, memory_order_seq_cst)
     return max(n, 0)
 
@@ -93,13 +95,11 @@ cdef int wait_events(IoThread* io, epoll_event* events) noexcept nogil:
     start = now_ns()
     if not has_mail(io):
         n = poll_events(io, events, start) if may_poll(io, start) else -1
-        if n < 0:
-            n = block(io, events, start)
+        n = block(io, events, start) if n < 0 else n
         gap = min(now_ns() - start, 4 * io.shared.busy_poll_ns)
         io.gap_ns = io.gap_ns - io.gap_ns // 4 + gap // 4
         return n
-    n = epoll_wait(io.epoll, events, MAX_EVENTS, 0)
-    return max(n, 0)
+    return max(epoll_wait(io.epoll, events, MAX_EVENTS, 0), 0)
 
 
 cdef void take_mail(IoThread* io) noexcept nogil:

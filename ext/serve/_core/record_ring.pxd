@@ -1,7 +1,8 @@
 """A bounded ring of whole records, from one I/O thread to the recorder: one writer and one reader, never in each other's way."""
 from libc.stdint cimport uint8_t, uint64_t
-from libcpp.atomic cimport atomic
+from libcpp.atomic cimport atomic, memory_order_relaxed
 
+from serve._core.posix cimport sched_getcpu
 from serve._core.record cimport RecordHeader
 
 cdef enum:
@@ -15,6 +16,8 @@ cdef cppclass RecordRing:
     uint64_t seen                       # the writer's last look at `read`
     uint64_t reserved                   # the writer: bytes promised to requests that run
     uint8_t[40] padding
+    atomic[int] busy_cpu                # the processor that the writer runs on, and 1; 0 while it waits. The writer's, for the reader's pace
+    uint8_t[60] beside
     atomic[uint64_t] written            # bytes, ever; the writer's
     uint8_t[56] between
     atomic[uint64_t] read               # bytes, ever; the reader's
@@ -28,6 +31,15 @@ cdef uint8_t* ring_room(RecordRing* ring, uint64_t length, bint is_promised) noe
 cdef void ring_publish(RecordRing* ring, uint64_t length) noexcept nogil
 cdef bint ring_reserve(RecordRing* ring, uint64_t length) noexcept nogil
 cdef void ring_unreserve(RecordRing* ring, uint64_t length) noexcept nogil
+
+# Where it is about its work; nothing where there is no ring.
+cdef inline void ring_writer_waits(RecordRing* ring) noexcept nogil:
+    if ring != NULL:
+        ring.busy_cpu.store(0, memory_order_relaxed)
+
+cdef inline void ring_writer_runs(RecordRing* ring) noexcept nogil:
+    if ring != NULL:
+        ring.busy_cpu.store(sched_getcpu() + 1, memory_order_relaxed)
 
 # The reader. The oldest record, or NULL. Release gives its room back.
 cdef const RecordHeader* ring_oldest(RecordRing* ring) noexcept nogil

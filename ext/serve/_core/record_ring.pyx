@@ -20,6 +20,7 @@ cdef RecordRing* ring_new(uint64_t capacity) except NULL:
     memset(data, 0, ring.capacity)
     ring.data = <uint8_t*>data
     ring.seen = ring.reserved = 0
+    ring.busy_cpu.store(0)
     ring.written.store(0)
     ring.read.store(0)
     return ring

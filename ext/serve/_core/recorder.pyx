@@ -2,14 +2,22 @@ import threading
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
+from libcpp.atomic cimport memory_order_relaxed
 
 from serve._core.counters cimport counter_read
 from serve._core.memory cimport Slice, slice_make
+from serve._core.posix cimport sched_getcpu
 from serve._core.record cimport *
 from serve._core.record_block cimport BlockBuffer, RecordBlocks, blocks_add, blocks_malformed, blocks_rows
-from serve._core.record_ring cimport ring_free, ring_new, ring_oldest, ring_release, ring_used
+from serve._core.record_ring cimport (
+    ring_free, ring_new, ring_oldest, ring_release, ring_used, ring_writer_runs, ring_writer_waits)
 
 from serve.records import StreamReading
+
+cdef enum:
+    LOOK_BYTES = 16384                  # between two looks at whether somebody waits: some microseconds
+    ENOUGH = 1
+    GAVE_WAY = 2
 
 POLICIES = {"drop": RECORD_DROP, "block": RECORD_BLOCK, "fail-closed": RECORD_FAIL_CLOSED}
 DROPS = ("ring_full", "too_large", "blocked", "memory")
@@ -96,23 +104,63 @@ cdef class NativeRecorder:
         """The stream's records on their way into a journal. The recorder thread's."""
         return self.collected[stream]
 
-    def drain(self, int64_t most):
+    def drain(self, int64_t most, bint gives_way=False):
         """Moves records from the rings into the streams' blocks, with no GIL: about so many bytes at most, till a stream's block is full.
 
-        Returns the ids of streams with rows. The recorder thread only. Raises MemoryError when a record found none; it stays in its ring.
+        gives_way: stops after some records when an I/O thread wants the processor that the caller runs on, and says so in `gave_way`.
+
+        Returns the ids of streams with rows. One thread at a time. Raises MemoryError when a record found none; it stays in its ring.
         """
         cdef int i, found = 0
         cdef int n = self.n_streams
         with nogil:
             for i in range(self.n_rings):
-                found = drain_ring(self.rings[(self.first_ring + i) % self.n_rings], self.buffers, &most)
-                if found < 0:
+                found = self.drain_ring(self.rings[(self.first_ring + i) % self.n_rings], &most, gives_way)
+                if found < 0 or found == GAVE_WAY:
                     break
             # So that none waits for ever behind a busy one.
             self.first_ring = (self.first_ring + 1) % self.n_rings
+        self.gave_way = found == GAVE_WAY
         if found < 0:
             raise MemoryError("the recorder found no memory for a record")
         return [i for i in range(n) if blocks_rows(self.buffers[i])]
+
+    cdef int drain_ring(self, RecordRing* ring, int64_t* most, bint gives_way) noexcept nogil:
+        """0; ENOUGH: also when a stream's block is full; -1: memory is out. most: less the bytes that were moved."""
+        cdef const RecordHeader* record = ring_oldest(ring)
+        cdef int64_t added, look_at = most[0] - LOOK_BYTES
+        while record != NULL:
+            if most[0] <= 0:
+                return ENOUGH
+            if gives_way and most[0] <= look_at:
+                if self.holds_up():
+                    return GAVE_WAY
+                look_at = most[0] - LOOK_BYTES
+            added = blocks_add(self.buffers[record.stream], record)
+            if added <= 0:
+                return ENOUGH if added == 0 else -1
+            most[0] -= record.length
+            ring_release(ring, record)
+            record = ring_oldest(ring)
+        return 0
+
+    def is_in_the_way(self):
+        """Whether the caller runs on a processor on which an I/O thread is about its work: that one waits, then, for it to stop."""
+        return self.holds_up()
+
+    def run_for_test(self, int ring, bint is_running):
+        """As if the I/O thread of a ring ran on the caller's processor, or waited."""
+        if is_running:
+            ring_writer_runs(self.rings[ring])
+        else:
+            ring_writer_waits(self.rings[ring])
+
+    cdef bint holds_up(self) noexcept nogil:
+        cdef int i, cpu = sched_getcpu() + 1
+        for i in range(self.n_rings):
+            if self.rings[i].busy_cpu.load(memory_order_relaxed) == cpu:
+                return True
+        return False
 
     def readings(self):
         """serve.records.StreamReading of each stream, since the process began; `appended` is the recorder thread's to say."""
@@ -159,17 +207,3 @@ cdef int keep(KeptTensor* kept, tensor) except -1:
     return 0
 
 
-cdef int drain_ring(RecordRing* ring, BlockBuffer** buffers, int64_t* most) noexcept nogil:
-    """0; 1: that is enough, or a stream's block is full; -1: memory is out. most: less the bytes that were moved."""
-    cdef const RecordHeader* record = ring_oldest(ring)
-    cdef int64_t added
-    while record != NULL:
-        if most[0] <= 0:
-            return 1
-        added = blocks_add(buffers[record.stream], record)
-        if added <= 0:
-            return 1 if added == 0 else -1
-        most[0] -= record.length
-        ring_release(ring, record)
-        record = ring_oldest(ring)
-    return 0

@@ -28,6 +28,8 @@ Y = RecordedTensor("out", "y", "INT64", (1,), 0)
 MS = 1_000_000
 # Of the source's requests of one row of the default tensors, at most.
 RECORD_BYTES = 200
+# Of a drain that gives way, at least.
+LOOK_BYTES = 65536
 S = 1000 * MS
 
 
@@ -43,6 +45,9 @@ class FakeSource:
     def __init__(self, page: RecordPage, capacity: int = 1 << 20, limit: int = RECORDS_BYTES) -> None:
         self.ring: deque[tuple[int, bytes, int]] = deque()
         self.memory_errors = 0
+        self.gave_way = False
+        # How often the next callers are in the way of an I/O thread.
+        self.n_in_the_way = 0
         self._words = page.buffer.cast("Q")
         self._capacity = capacity
         self._limit = limit
@@ -83,11 +88,20 @@ class FakeSource:
     def blocks(self, stream: int) -> RecordBlocks:
         return self._blocks[stream]
 
-    def drain(self, most: int) -> list[int]:
+    def is_in_the_way(self) -> bool:
+        self.n_in_the_way -= self.n_in_the_way > 0
+        return self.n_in_the_way > 0
+
+    def drain(self, most: int, gives_way: bool = False) -> list[int]:
         if self.memory_errors:
             self.memory_errors -= 1
             raise MemoryError
+        look_at = most - LOOK_BYTES
+        self.gave_way = False
         while self.ring and most > 0:
+            if gives_way and most <= look_at and self.n_in_the_way:
+                self.gave_way = True
+                break
             stream, record, rows = self.ring[0]
             most -= len(record)
             if self._blocks[stream].add_for_test(record) != rows:

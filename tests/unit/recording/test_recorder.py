@@ -14,7 +14,7 @@ import pytest
 
 from serve.errors import ConfigurationError
 from serve.recording import recorder as recorder_module
-from serve.recording.recorder import BEHIND, PATIENT_NICE, Recorder, RecorderSettings
+from serve.recording.recorder import BEHIND, BREATH_S, MOST_BREATHS, PATIENT_NICE, Recorder, RecorderSettings
 from serve.records import RecordingSpec, Redaction
 from tests.unit.recording.recorder_parts import MS, RECORD_BYTES, TEXT, Plant, stream_spec
 
@@ -229,17 +229,34 @@ def test_when_the_patient_thread_gets_no_processor_the_prompt_one_takes_over(
 
 
 def test_the_prompt_thread_works_while_the_patient_one_breathes(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder_module, "BREATH_S", 3600.0)
+    held = threading.Event()
+    monkeypatch.setattr(recorder_module, "sleep", lambda _: held.wait(60))
     recorder = start(plant)
     stream = recorder.open_stream(stream_spec())
     plant.source.produce(stream, 1, records=2000)
-    while not plant.source.blocks(stream).n_rows:       # the patient one has moved some, and breathes now until the recorder is closed
+    while not plant.source.blocks(stream).n_rows:       # the patient one has moved some, and breathes now
         time.sleep(0.001)
     plant.source.produce(stream, 1, records=500)
     assert recorder.flush(10)
     assert len(plant.stored()) == 2500
+    held.set()
     assert recorder.close(10).lost == 0
     assert plant.check_books().is_clean
+
+
+@pytest.mark.parametrize(("n_in_the_way", "n_sleeps"), [(0, 1), (3, 3), (10_000, MOST_BREATHS)])
+def test_the_patient_thread_breathes_for_as_long_as_it_is_in_the_way_but_not_for_ever(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch, n_in_the_way: int, n_sleeps: int,
+) -> None:
+    recorder = start(plant)
+    recorder.close(10)
+    slept: list[float] = []
+    monkeypatch.setattr(recorder_module, "sleep", slept.append)
+    plant.source.n_in_the_way = n_in_the_way
+    with recorder._turns:
+        recorder._breathe()
+        assert recorder._turns.locked()
+    assert slept == [BREATH_S] * n_sleeps
 
 
 def test_the_patient_thread_leaves_full_rings_to_the_prompt_one(
@@ -278,10 +295,10 @@ def test_the_recorder_goes_on_after_a_bug(plant: Plant, monkeypatch: pytest.Monk
     failures = iter([RuntimeError("a bug")])
     drain = plant.source.drain
 
-    def failing(most: int) -> list[int]:
+    def failing(most: int, gives_way: bool) -> list[int]:
         for failure in failures:
             raise failure
-        return drain(most)
+        return drain(most, gives_way)
 
     monkeypatch.setattr(plant.source, "drain", failing)
     plant.source.produce(stream, 1, records=10)
