@@ -19,7 +19,7 @@ class Source(Protocol):
     def drain(self, most: int, gives_way: bool = False, /) -> list[int]:
         """Moves about `most` bytes at most from the rings into the streams' blocks, fewer when a block is full. Raises MemoryError.
 
-        gives_way: fewer as well, and gave_way says so, when an I/O thread waits for the processor. Returns the streams with rows.
+        gives_way: fewer as well, and gave_way says so, when somebody wants the processor. Returns the streams with rows.
         """
 
     @property

@@ -1,6 +1,8 @@
 """One turn of the recorder: rings to blocks, blocks past the observers and the redaction to the sink."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import structlog
@@ -28,7 +30,28 @@ _log = structlog.get_logger(__name__)
 
 
 def go_on() -> None:
-    """Does not breathe."""
+    """Does not rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a step is taken; as it stands, by a thread in a hurry.
+
+    outside: whatever keeps others from taking a step is let go of inside of it. rest: between any two pieces of work of some hundred
+    microseconds, outside. gives_way: few rows are moved while somebody wants the processor.
+    """
+
+    outside: Callable[[], AbstractContextManager[None]] = nullcontext
+    rest: Callable[[], object] = go_on
+    gives_way: bool = False
+
+    def breathe(self) -> None:
+        """Others may take a step, and everybody else the processor."""
+        with self.outside():
+            self.rest()
+
+
+HURRIED = Pace()
 
 
 @dataclass(slots=True)
@@ -45,7 +68,7 @@ class PumpStream:
 
 
 class RecordPump:
-    """One thread at a time: another may take a step while a step breathes. has_room: whether the disk budget does.
+    """One thread at a time: another may take a step while a step breathes, or looks. has_room: whether the disk budget does.
 
     A block is taken of a stream that has BATCH_ROWS rows or takes no more, or whose oldest is BATCH_NS old. While the disk budget has no
     room, rows are dropped, but for promised ones: these stay where they are, so that the rings fill up and what fails closed does.
@@ -65,24 +88,21 @@ class RecordPump:
         self._logged_ns: dict[str, int] = {}
         self._trimmed_ns = 0
         self._n_in_hand = 0             # blocks that were taken and not put
+        self._looking = threading.Lock()        # of the observers, and of the columns that they are shown
 
     def add(self, stream: int, pumped: PumpStream) -> None:
         """A stream of the source, before its first row."""
         self._streams[stream] = pumped
         self._sink.add(pumped.sink)
 
-    def step(self, now_ns: int, *, force: bool = False, breathe: Callable[[], object] = go_on, gives_way: bool = False) -> int:
-        """Does what is due; with `force` all rows are. Returns the rows that were there.
-
-        breathe: called between any two pieces of work of some hundred microseconds. gives_way: moves few rows while an I/O thread waits
-        for the processor; `gave_way` tells.
-        """
+    def step(self, now_ns: int, *, force: bool = False, pace: Pace = HURRIED) -> int:
+        """Does what is due; with `force` all rows are. Returns the rows that were there."""
         has_room = self.has_room = self._has_room()
         if not has_room:
             self._sink.drop_waiting()
         n_seen = 0
-        for stream in self._drained(now_ns, gives_way):
-            breathe()
+        for stream in self._drained(now_ns, pace.gives_way):
+            pace.breathe()
             pumped, blocks = self._streams[stream], self._source.blocks(stream)
             if not blocks.n_rows:           # another thread's step took them
                 continue
@@ -94,7 +114,7 @@ class RecordPump:
             is_kept = has_room or (force and pumped.sink.is_promised)
             if is_due and (self._sink.takes(now_ns) if is_kept else not pumped.sink.is_promised):
                 pumped.since_ns = None
-                self._take(pumped, blocks, now_ns, is_kept=is_kept, breathe=breathe)
+                self._take(pumped, blocks, now_ns, is_kept=is_kept, pace=pace)
         self._sink.work(now_ns)
         if now_ns - self._trimmed_ns >= TRIM_NS:
             self._trimmed_ns = now_ns
@@ -103,7 +123,7 @@ class RecordPump:
 
     @property
     def gave_way(self) -> bool:
-        """Whether the last step left rows where they were, for somebody who waited for the processor."""
+        """Whether the last step left rows where they were, for somebody who wants the processor."""
         return self._source.gave_way
 
     def is_drained(self) -> bool:
@@ -122,45 +142,50 @@ class RecordPump:
         """A stream keeps the memory of its last block for the next: megabytes, that idle ones give back."""
         for stream, pumped in tuple(self._streams.items()):
             blocks = self._source.blocks(stream)
-            if pumped.is_idle and not blocks.n_rows:
+            if pumped.is_idle and not blocks.n_rows and self._looking.acquire(blocking=False):
                 blocks.trim()
+                self._looking.release()
             pumped.is_idle = True
 
-    def _take(self, pumped: PumpStream, blocks: RecordBlocks, now_ns: int, *, is_kept: bool, breathe: Callable[[], object]) -> None:
+    def _take(self, pumped: PumpStream, blocks: RecordBlocks, now_ns: int, *, is_kept: bool, pace: Pace) -> None:
         block = blocks.take()
         assert block is not None
         pumped.is_idle = False
         self._n_in_hand += 1
         try:
-            for observer in self._observers:
-                self._show(observer, pumped.spec, block, blocks, now_ns, breathe)
+            if self._looking.acquire(blocking=False):   # else another thread is about it, and may get no processor for long
+                try:
+                    for observer in self._observers:
+                        self._show(observer, pumped.spec, block, blocks, now_ns, pace)
+                finally:
+                    self._looking.release()
             if is_kept:
-                self._put(pumped, block, now_ns, breathe)
+                self._put(pumped, block, now_ns, pace)
             else:
                 self._sink.drop(pumped.sink, block.n_rows)
         finally:
             self._n_in_hand -= 1
 
-    def _put(self, pumped: PumpStream, block: RecordBlock, now_ns: int, breathe: Callable[[], object]) -> None:
+    def _put(self, pumped: PumpStream, block: RecordBlock, now_ns: int, pace: Pace) -> None:
         left = block.n_rows
         try:
             for one in _journalled(pumped, block):
-                breathe()
+                pace.breathe()
                 left -= one.rows
                 self._sink.put(pumped.sink, one, now_ns)
         except Exception as error:  # noqa: BLE001  what cannot be redacted must not be written; recording goes on with the next rows
             self._lose(pumped, left, error, now_ns)
 
     def _show(
-        self, observer: Observer, spec: RecordStreamSpec, block: RecordBlock, blocks: RecordBlocks, now_ns: int,
-        breathe: Callable[[], object],
+        self, observer: Observer, spec: RecordStreamSpec, block: RecordBlock, blocks: RecordBlocks, now_ns: int, pace: Pace,
     ) -> None:
         try:
-            n_rows = observer.draw(spec, block.last_ts_ns, block.first_seq, block.n_rows)
-            for batch in first_of(spec.tensors, block, blocks.columns, n_rows, OBSERVED_ROWS):
-                breathe()
-                observer.observe(spec, batch)
-                breathe()
+            with pace.outside():
+                n_rows = observer.draw(spec, block.last_ts_ns, block.first_seq, block.n_rows)
+                for batch in first_of(spec.tensors, block, blocks.columns, n_rows, OBSERVED_ROWS):
+                    pace.rest()
+                    observer.observe(spec, batch)
+                    pace.rest()
         except Exception as error:  # noqa: BLE001  whatever statistics choke on, the rows are recorded
             self.observer_errors += 1
             self._tell("statistics could not be made of recorded rows", now_ns, error)
@@ -185,4 +210,4 @@ def _journalled(pumped: PumpStream, block: RecordBlock) -> Iterator[Block]:
         yield Block.of(pumped.redactor.apply(batch))
 
 
-__all__ = ["BATCH_NS", "BATCH_ROWS", "LOG_NS", "OBSERVED_ROWS", "STEP_BYTES", "TRIM_NS", "PumpStream", "RecordPump", "go_on"]
+__all__ = ["BATCH_NS", "BATCH_ROWS", "HURRIED", "LOG_NS", "OBSERVED_ROWS", "STEP_BYTES", "TRIM_NS", "Pace", "PumpStream", "RecordPump"]

@@ -14,11 +14,10 @@ small, between them it lets the prompt one in, and what is much it leaves to it.
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import sleep
 
 import structlog
 
@@ -27,7 +26,7 @@ from serve.recording.aligned import AlignedBuffer
 from serve.recording.lane import JournalLane, JournalPlace
 from serve.recording.page import PageNumbers, RecordPage
 from serve.recording.ports import Observer, Source
-from serve.recording.pump import STEP_BYTES, PumpStream, RecordPump, go_on
+from serve.recording.pump import HURRIED, STEP_BYTES, Pace, PumpStream, RecordPump
 from serve.recording.redaction import Redactor
 from serve.recording.redaction_key import redaction_key
 from serve.recording.sink import RecordSink, SinkStream
@@ -41,14 +40,16 @@ FSYNC_NS = 1_000_000_000
 BUSY_S = 0.02
 IDLE_S = 0.1
 # Between two looks at whether the patient thread keeps up, and the share of the rings that says that it does not.
-WATCH_S = 0.05
+WATCH_S = 0.02
 BEHIND = 8
 # Where there is no SCHED_IDLE.
 PATIENT_NICE = 19
 # Between two pieces of the patient thread's work.
 BREATH_S = 0.0002
-# In a row, while whoever is served first has the processor and this thread was given it for a moment only.
-MOST_BREATHS = 50
+# By how much it wakes later than it wanted to when others have the processor, and it is given it for a moment, a 340th of the time. It
+# rests again then, for so long at most: what it begins it might not end for a tenth of a second.
+LATE_NS = 2_000_000
+MOST_REST_NS = 20_000_000
 # After a failure that nobody has thought of.
 _REPOSE_S = 1.0
 
@@ -85,7 +86,7 @@ class Recorder:
         self._streams: dict[int, PumpStream] = {}
         self._lock = threading.Lock()           # of the making of _streams, and of _flushes
         self._flushes: list[threading.Event] = []
-        self._turns = threading.Lock()          # of the pump and all behind it; let go whenever the patient thread breathes
+        self._turns = threading.Lock()          # of the pump and all behind it; let go whenever the patient thread breathes, or looks
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._close_by_ns = 0
@@ -161,11 +162,14 @@ class Recorder:
 
     def _run_patient(self) -> None:
         _become_patient()
-        while not self._closing.wait(self._pause_s):
+        pace = Pace(self._outside, self._rest, gives_way=True)
+        while not self._closing.is_set():
+            if self._is_kept_back(self._pause_s):
+                self._rest()
             if self._is_behind():               # it would keep the prompt one waiting, for as long as whoever is nice gets no processor
                 self._pause_s = WATCH_S
                 continue
-            n_rows = self._turn(self._breathe, gives_way=True)
+            n_rows = self._turn(pace)
             if n_rows is None:
                 self._pause_s = _REPOSE_S
             elif n_rows:
@@ -189,7 +193,7 @@ class Recorder:
 
     def _hurried_turn(self) -> float:
         """Returns when to take the next one, in seconds."""
-        n_rows = self._turn(go_on)
+        n_rows = self._turn(HURRIED)
         if n_rows is None:
             return _REPOSE_S
         is_waited_for = bool(self._flushes) or self._closing.is_set()
@@ -201,22 +205,31 @@ class Recorder:
     def _is_behind(self) -> bool:
         return self._source.pending_bytes() > self._source.capacity_bytes() // BEHIND
 
-    def _breathe(self) -> None:
+    @contextmanager
+    def _outside(self) -> Iterator[None]:
         self._turns.release()
         try:
-            for _ in range(MOST_BREATHS):
-                sleep(BREATH_S)
-                if not self._source.is_in_the_way():
-                    break
+            yield
         finally:
             self._turns.acquire()
 
-    def _turn(self, breathe: Callable[[], None], *, gives_way: bool = False) -> int | None:
+    def _rest(self) -> None:
+        end_ns = clock.monotonic_ns() + MOST_REST_NS
+        while self._is_kept_back(BREATH_S) and clock.monotonic_ns() < end_ns:
+            pass
+
+    def _is_kept_back(self, pause_s: float) -> bool:
+        """Waits, but for the closing; whether others want the processor then."""
+        due_ns = clock.monotonic_ns() + int(pause_s * 1e9)
+        self._closing.wait(pause_s)
+        return clock.monotonic_ns() - due_ns > LATE_NS or self._source.is_in_the_way()
+
+    def _turn(self, pace: Pace) -> int | None:
         """Does what is due. Returns the rows that were there, None after a failure."""
         with self._turns:
             try:
                 is_waited_for = bool(self._flushes) or self._closing.is_set()
-                n_rows = self._pump.step(clock.monotonic_ns(), force=is_waited_for, breathe=breathe, gives_way=gives_way)
+                n_rows = self._pump.step(clock.monotonic_ns(), force=is_waited_for, pace=pace)
                 self._finish_flushes()
             except Exception:  # noqa: BLE001
                 # Without its threads nothing would be recorded, and only rings that fill up would tell.
@@ -257,4 +270,7 @@ def _age_s(since_ns: int | None, now_ns: int) -> float | None:
     return None if since_ns is None else max(0.0, (now_ns - since_ns) / 1e9)
 
 
-__all__ = ["BEHIND", "BREATH_S", "BUSY_S", "FSYNC_NS", "IDLE_S", "MOST_BREATHS", "PATIENT_NICE", "WATCH_S", "Recorder", "RecorderSettings"]
+__all__ = [
+    "BEHIND", "BREATH_S", "BUSY_S", "FSYNC_NS", "IDLE_S", "LATE_NS", "MOST_REST_NS", "PATIENT_NICE", "WATCH_S", "Recorder",
+    "RecorderSettings",
+]

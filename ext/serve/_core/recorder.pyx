@@ -6,7 +6,7 @@ from libcpp.atomic cimport memory_order_relaxed
 
 from serve._core.counters cimport counter_read
 from serve._core.memory cimport Slice, slice_make
-from serve._core.posix cimport sched_getcpu
+from serve._core.posix cimport now_ns, sched_getcpu
 from serve._core.record cimport *
 from serve._core.record_block cimport BlockBuffer, RecordBlocks, blocks_add, blocks_malformed, blocks_rows
 from serve._core.record_ring cimport (
@@ -15,7 +15,8 @@ from serve._core.record_ring cimport (
 from serve.records import StreamReading
 
 cdef enum:
-    LOOK_BYTES = 16384                  # between two looks at whether somebody waits: some microseconds
+    LOOK_BYTES = 16384                  # between two looks at whether somebody waits: some microseconds of work
+    TAKEN_NS = 1000000                  # that takes longer only when the processor is somebody else's meanwhile
     ENOUGH = 1
     GAVE_WAY = 2
 
@@ -107,7 +108,8 @@ cdef class NativeRecorder:
     def drain(self, int64_t most, bint gives_way=False):
         """Moves records from the rings into the streams' blocks, with no GIL: about so many bytes at most, till a stream's block is full.
 
-        gives_way: stops after some records when an I/O thread wants the processor that the caller runs on, and says so in `gave_way`.
+        gives_way: stops after some records, and says so in `gave_way`, when an I/O thread wants the processor that the caller runs on, or
+        somebody has had it for a while.
 
         Returns the ids of streams with rows. One thread at a time. Raises MemoryError when a record found none; it stays in its ring.
         """
@@ -129,13 +131,15 @@ cdef class NativeRecorder:
         """0; ENOUGH: also when a stream's block is full; -1: memory is out. most: less the bytes that were moved."""
         cdef const RecordHeader* record = ring_oldest(ring)
         cdef int64_t added, look_at = most[0] - LOOK_BYTES
+        cdef uint64_t now, before = now_ns()
         while record != NULL:
             if most[0] <= 0:
                 return ENOUGH
             if gives_way and most[0] <= look_at:
-                if self.holds_up():
+                now = now_ns()
+                if self.holds_up() or now - before > TAKEN_NS:
                     return GAVE_WAY
-                look_at = most[0] - LOOK_BYTES
+                look_at, before = most[0] - LOOK_BYTES, now
             added = blocks_add(self.buffers[record.stream], record)
             if added <= 0:
                 return ENOUGH if added == 0 else -1

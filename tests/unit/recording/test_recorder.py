@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from serve import clock
 from serve.errors import ConfigurationError
-from serve.recording import recorder as recorder_module
-from serve.recording.recorder import BEHIND, BREATH_S, MOST_BREATHS, PATIENT_NICE, Recorder, RecorderSettings
-from serve.records import RecordingSpec, Redaction
+from serve.recording.recorder import BEHIND, LATE_NS, PATIENT_NICE, Recorder, RecorderSettings
+from serve.records import RecordingSpec, RecordStreamSpec, Redaction
 from tests.unit.recording.recorder_parts import MS, RECORD_BYTES, TEXT, Plant, stream_spec
 
 
@@ -229,34 +230,73 @@ def test_when_the_patient_thread_gets_no_processor_the_prompt_one_takes_over(
 
 
 def test_the_prompt_thread_works_while_the_patient_one_breathes(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = threading.Event()
-    monkeypatch.setattr(recorder_module, "sleep", lambda _: held.wait(60))
+    is_resting = threading.Event()
+
+    def rest_till_the_end(recorder: Recorder) -> None:
+        if plant.source.blocks(stream).n_rows:
+            is_resting.set()
+            recorder._closing.wait(60)
+
+    monkeypatch.setattr(Recorder, "_rest", rest_till_the_end)
     recorder = start(plant)
     stream = recorder.open_stream(stream_spec())
     plant.source.produce(stream, 1, records=2000)
-    while not plant.source.blocks(stream).n_rows:       # the patient one has moved some, and breathes now
-        time.sleep(0.001)
+    assert is_resting.wait(10)                          # the patient one has moved some
     plant.source.produce(stream, 1, records=500)
     assert recorder.flush(10)
     assert len(plant.stored()) == 2500
-    held.set()
     assert recorder.close(10).lost == 0
     assert plant.check_books().is_clean
 
 
-@pytest.mark.parametrize(("n_in_the_way", "n_sleeps"), [(0, 1), (3, 3), (10_000, MOST_BREATHS)])
-def test_the_patient_thread_breathes_for_as_long_as_it_is_in_the_way_but_not_for_ever(
-    plant: Plant, monkeypatch: pytest.MonkeyPatch, n_in_the_way: int, n_sleeps: int,
+@pytest.mark.parametrize(("late_ns", "n_in_the_way", "n_rests"), [
+    (0, 0, 1), (0, 3, 3), (0, 10_000, 100), (LATE_NS, 0, 1), (LATE_NS + 1, 0, 10), (300_000_000, 0, 1),
+])
+def test_the_patient_thread_rests_while_others_want_the_processor_but_not_for_ever(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch, late_ns: int, n_in_the_way: int, n_rests: int,
 ) -> None:
     recorder = start(plant)
     recorder.close(10)
-    slept: list[float] = []
-    monkeypatch.setattr(recorder_module, "sleep", slept.append)
+    now_ns, rests = 0, 0
+
+    def wait(pause_s: float) -> None:
+        nonlocal now_ns, rests
+        now_ns += int(pause_s * 1e9) + late_ns
+        rests += 1
+
+    monkeypatch.setattr(clock, "monotonic_ns", lambda: now_ns)
+    monkeypatch.setattr(recorder._closing, "wait", wait)
     plant.source.n_in_the_way = n_in_the_way
-    with recorder._turns:
-        recorder._breathe()
-        assert recorder._turns.locked()
-    assert slept == [BREATH_S] * n_sleeps
+    recorder._rest()
+    assert rests == n_rests
+
+
+def test_a_step_of_the_prompt_thread_does_not_wait_for_a_look(plant: Plant) -> None:
+    """Of the patient one, which may get no processor: then these rows are not looked at."""
+    looking, go_on, seen = threading.Event(), threading.Event(), []
+
+    class Slow:
+        def draw(self, stream: RecordStreamSpec, at_ns: int, seq: int, n_rows: int) -> int:
+            return n_rows
+
+        def observe(self, stream: RecordStreamSpec, batch: pa.RecordBatch) -> None:
+            seen.append(batch.num_rows)
+            looking.set()
+            assert go_on.wait(60)
+
+    settings = RecorderSettings(replica="r", home=plant.home, fsync_ns=50 * MS)
+    recorder = Recorder(plant.source, plant.page, plant.place, settings, observers=[Slow()])
+    stream = recorder.open_stream(stream_spec())
+    plant.source.produce(stream, 1, records=10)
+    assert looking.wait(10)
+    plant.source.produce(stream, 1, records=20)
+    assert not recorder.flush(1)                # it waits for the rows in the other's hands
+    assert plant.stored() == list(range(10, 30))
+    go_on.set()
+    assert recorder.flush(10)
+    assert plant.stored() == list(range(30))
+    assert seen == [10]
+    assert recorder.close(10).lost == 0
 
 
 def test_the_patient_thread_leaves_full_rings_to_the_prompt_one(

@@ -13,7 +13,7 @@ from serve.recording.backoff import FIRST_NS, LONGEST_NS, Backoff
 from serve.recording.journal import read_journal
 from serve.recording.lane import JournalLane
 from serve.recording.layout import JOURNALS
-from serve.recording.pump import BATCH_NS, BATCH_ROWS, OBSERVED_ROWS, TRIM_NS, PumpStream, RecordPump
+from serve.recording.pump import BATCH_NS, BATCH_ROWS, OBSERVED_ROWS, TRIM_NS, Pace, PumpStream, RecordPump
 from serve.recording.redaction import Redactor
 from serve.recording.sink import RecordSink, SinkStream
 from serve.recording.stream_header import StreamHeader
@@ -151,7 +151,7 @@ def test_whoever_is_patient_breathes_between_any_two_stages_of_a_batch(rig: Rig)
     for stream in streams:
         rig.plant.source.produce(stream, 1, records=1024)
     breaths: list[tuple[int, int]] = []
-    rig.pump.step(STEP_NS, breathe=lambda: breaths.append((len(rig.seen), len(rig.plant.stored()))))
+    rig.pump.step(STEP_NS, pace=Pace(rest=lambda: breaths.append((len(rig.seen), len(rig.plant.stored())))))
     looks = [(n, 0) for n in range(OBSERVED_ROWS, 1024, OBSERVED_ROWS) for _ in "ab"]     # taken apart and observed, some rows at once
     of_one = [(0, 0), (0, 0), *looks, (1024, 0), (1024, 0)]                               # drained before, ready for the journal after
     assert breaths == [*of_one, *((1024 + seen, 1024 + stored) for seen, stored in of_one)]
@@ -163,17 +163,17 @@ def test_whoever_gives_way_leaves_rows_for_later_and_takes_no_small_blocks(rig: 
     stream, source = rig.open(stream_spec()), rig.plant.source
     source.n_in_the_way = 1
     source.produce(stream, 16, records=300)                             # a drain that gives way takes more than BATCH_ROWS at least
-    rig.pump.step(STEP_NS, gives_way=True)
+    rig.pump.step(STEP_NS, pace=Pace(gives_way=True))
     assert rig.pump.gave_way
     assert source.ring
     assert source.blocks(stream).n_rows >= BATCH_ROWS
     assert rig.plant.stored() == []
-    rig.pump.step(STEP_NS + BATCH_NS, gives_way=True)
+    rig.pump.step(STEP_NS + BATCH_NS, pace=Pace(gives_way=True))
     assert rig.pump.gave_way
     n_stored = len(rig.plant.stored())
     assert BATCH_ROWS <= n_stored < 4800
     source.n_in_the_way = 0
-    rig.pump.step(STEP_NS + BATCH_NS, gives_way=True)
+    rig.pump.step(STEP_NS + BATCH_NS, pace=Pace(gives_way=True))
     assert not rig.pump.gave_way
     assert len(rig.plant.stored()) == 4800
 
@@ -183,7 +183,7 @@ def test_another_step_may_be_taken_while_one_breathes(rig: Rig) -> None:
     streams = [rig.open(stream_spec(version)) for version in "12"]
     is_drained: list[bool] = []
 
-    def breathe() -> None:
+    def rest() -> None:
         is_drained.append(rig.pump.is_drained())
         if len(is_drained) == 2:                        # the first stream's rows are in the step's hands
             for stream in streams:
@@ -194,7 +194,7 @@ def test_another_step_may_be_taken_while_one_breathes(rig: Rig) -> None:
 
     for stream in streams:
         rig.plant.source.produce(stream, 1, records=1024)
-    rig.pump.step(rig.now_ns, breathe=breathe)
+    rig.pump.step(rig.now_ns, pace=Pace(rest=rest))
     n_looks = 2 * 1024 // OBSERVED_ROWS
     assert is_drained == [False] * (n_looks + 3) + [True]
     rig.end()
