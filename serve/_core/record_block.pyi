@@ -4,7 +4,6 @@ from typing import Self
 
 from typing_extensions import disjoint_base
 
-from serve._core.record_columns import RecordColumns
 from serve.records import RecordedTensor
 
 BLOCK_BYTES: int
@@ -34,7 +33,6 @@ class RecordBlock:
 class RecordBlocks:
     def __new__(cls, tensors: tuple[RecordedTensor, ...], limit: int = ...) -> Self: ...
     # Columns of the same tensors, empty, for whoever wants to look at some records.
-    columns: RecordColumns
     # Rows that take() would give.
     @property
     def n_rows(self) -> int: ...

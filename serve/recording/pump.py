@@ -3,11 +3,12 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from serve._core.record_block import RecordBlock, RecordBlocks
+from serve._core.record_columns import RecordColumns
 from serve.recording.columns import batches_of, first_of
 from serve.recording.journal_writer import Block
 from serve.recording.ports import Observer, Source
@@ -57,7 +58,7 @@ HURRIED = Pace()
 @dataclass(slots=True)
 class PumpStream:
     """A stream and where its rows go. since_ns: when its oldest row was first seen, None: there is none. is_idle: nothing was taken of it
-    since the last look.
+    since the last look. columns: for the rows that observers are shown, which happens while another thread moves records of the stream.
     """
 
     spec: RecordStreamSpec
@@ -65,6 +66,10 @@ class PumpStream:
     sink: SinkStream
     since_ns: int | None = None
     is_idle: bool = False
+    columns: RecordColumns = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.columns = RecordColumns(self.spec.tensors)
 
 
 class RecordPump:
@@ -144,6 +149,7 @@ class RecordPump:
             blocks = self._source.blocks(stream)
             if pumped.is_idle and not blocks.n_rows and self._looking.acquire(blocking=False):
                 blocks.trim()
+                pumped.columns.trim()
                 self._looking.release()
             pumped.is_idle = True
 
@@ -156,7 +162,7 @@ class RecordPump:
             if self._looking.acquire(blocking=False):   # else another thread is about it, and may get no processor for long
                 try:
                     for observer in self._observers:
-                        self._show(observer, pumped.spec, block, blocks, now_ns, pace)
+                        self._show(observer, pumped, block, now_ns, pace)
                 finally:
                     self._looking.release()
             if is_kept:
@@ -176,13 +182,12 @@ class RecordPump:
         except Exception as error:  # noqa: BLE001  what cannot be redacted must not be written; recording goes on with the next rows
             self._lose(pumped, left, error, now_ns)
 
-    def _show(
-        self, observer: Observer, spec: RecordStreamSpec, block: RecordBlock, blocks: RecordBlocks, now_ns: int, pace: Pace,
-    ) -> None:
+    def _show(self, observer: Observer, pumped: PumpStream, block: RecordBlock, now_ns: int, pace: Pace) -> None:
+        spec = pumped.spec
         try:
             with pace.outside():
                 n_rows = observer.draw(spec, block.last_ts_ns, block.first_seq, block.n_rows)
-                for batch in first_of(spec.tensors, block, blocks.columns, n_rows, OBSERVED_ROWS):
+                for batch in first_of(spec.tensors, block, pumped.columns, n_rows, OBSERVED_ROWS):
                     pace.rest()
                     observer.observe(spec, batch)
                     pace.rest()

@@ -22,7 +22,7 @@ cdef struct BlockBuffer:
 
 cdef class RecordBlocks:
     cdef BlockBuffer buffer
-    cdef readonly RecordColumns columns
+    cdef RecordColumns columns          # stay empty
 
 # The table rows that the record will be; 0: it does not fit behind what is there, take first; -1: memory is out, nothing was added.
 # A record always fits where there is none.

@@ -158,7 +158,7 @@ cdef class RecordBlocks:
             unmap_pages(buffer.data, buffer.mapped)
             buffer.data = NULL
             buffer.mapped = 0
-        return freed + self.columns.trim()
+        return freed
 
     def add_for_test(self, bytes record not None):
         """What blocks_add gave for these bytes."""

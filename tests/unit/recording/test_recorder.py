@@ -299,6 +299,30 @@ def test_a_step_of_the_prompt_thread_does_not_wait_for_a_look(plant: Plant) -> N
     assert recorder.close(10).lost == 0
 
 
+def test_rows_are_looked_at_while_others_of_their_stream_are_moved(plant: Plant) -> None:
+    """By a thread of its own: what it takes apart is not what the prompt thread looks over."""
+    seen: list[tuple[int, list[float]]] = []
+
+    class Watching:
+        def draw(self, stream: RecordStreamSpec, at_ns: int, seq: int, n_rows: int) -> int:
+            return n_rows
+
+        def observe(self, stream: RecordStreamSpec, batch: pa.RecordBatch) -> None:
+            seen.extend(zip(batch["out_y"].to_pylist(), batch["seq"].to_pylist(), strict=True))
+
+    settings = RecorderSettings(replica="r", home=plant.home, fsync_ns=50 * MS)
+    recorder = Recorder(plant.source, plant.page, plant.place, settings, observers=[Watching()])
+    stream = recorder.open_stream(stream_spec())
+    for _ in range(30):
+        plant.source.produce(stream, 7, records=300)
+        assert recorder.flush(10)                       # the prompt thread's, while the patient one is at any stage of its own
+    assert recorder.close(10).lost == 0
+    assert plant.stored() == list(range(30 * 2100))
+    assert seen
+    assert all(y == seq for y, seq in seen)
+    assert len({seq for _, seq in seen}) == len(seen)
+
+
 def test_the_patient_thread_leaves_full_rings_to_the_prompt_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: threading.Semaphore,
 ) -> None:
