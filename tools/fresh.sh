@@ -34,6 +34,12 @@ finish() {
 }
 trap finish EXIT
 
+# What a run that was killed has left mounted; the host's own stays out of it here as well.
+awk -v root="$root/" 'index($2, root) == 1 { print $2 }' /proc/mounts | sort -r | while read -r path; do
+    mount --make-rslave "$path" 2>/dev/null || true
+    umount -l "$path"
+done
+
 if [ "${1:-}" != --keep ] || [ ! -d "$root" ]; then
     rm -rf --one-file-system .fresh
     mkdir -p .fresh

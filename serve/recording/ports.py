@@ -40,8 +40,8 @@ class Observer(Protocol):
     """Who wants to see rows before they are redacted: statistics. On the recorder's thread; what it raises is logged and counted."""
 
     def draw(self, stream: RecordStreamSpec, at_ns: int, seq: int, n_rows: int) -> int:
-        """How many of n_rows rows it wants to see, from the first on. Each row is offered once, whether or not it is stored afterwards.
-        seq: of the first. at_ns: when the last was received.
+        """How many of n_rows rows it wants to see, from the first on. Each row is offered once at most, stored afterwards or not: none
+        while another thread looks. seq: of the first. at_ns: when the last was received.
         """
 
     def observe(self, stream: RecordStreamSpec, batch: pa.RecordBatch) -> None:

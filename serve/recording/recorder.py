@@ -8,7 +8,8 @@ process once it is appended, at most fsync_ns worth by a power cut. At any momen
 Two threads take turns at the same work. The patient one is of the class SCHED_IDLE: where a core is shared, requests go first. The prompt
 one has the process's own priority and does nothing until the rings fill up, or somebody waits. Priorities are inherited neither by locks
 nor by the GIL: who waits for the patient one waits for the end of a piece of its work, for as long as it gets no processor. So pieces are
-small, between them it lets the prompt one in, and what is much it leaves to it.
+small, none begins while others want the processor, between them and while it looks at rows it lets the prompt one in, and what is much it
+leaves to it.
 """
 
 import functools

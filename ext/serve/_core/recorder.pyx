@@ -160,9 +160,9 @@ cdef class NativeRecorder:
             ring_writer_waits(self.rings[ring])
 
     cdef bint holds_up(self) noexcept nogil:
-        cdef int i, cpu = sched_getcpu() + 1
+        cdef int i, cpu = sched_getcpu() + 1                # 0: nobody knows
         for i in range(self.n_rings):
-            if self.rings[i].busy_cpu.load(memory_order_relaxed) == cpu:
+            if cpu and self.rings[i].busy_cpu.load(memory_order_relaxed) == cpu:
                 return True
         return False
 
