@@ -75,12 +75,12 @@ def gate(
     found = _run(model, candidate, repository, settings, device,
                  lambda offline, version: _rows(offline, version, data, records, label, column or [], settings, state_dir, hours))
     document = found.model_dump_json(indent=2)
+    _show(found, document, as_json)     # first: a run takes minutes, and not every path can be written
     if report is not None:
         try:
             report.write_text(document + "\n", encoding="utf-8")
         except OSError as error:
             raise ConfigurationError(f"cannot write {report}: {error.strerror}") from error
-    _show(found, document, as_json)
     if submit:
         with connected(admin, who) as client:
             client.put_gate(model, candidate, json.loads(document), reason)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
-from serve.errors import InvalidArgument, NotFound
+from serve.errors import Conflict, InvalidArgument, NotFound
 from serve.recording.layout import HOLDS
 from serve.recording.manifest import Part
 from serve.recording.store_port import RecordsStore
@@ -59,11 +59,13 @@ def read_holds(store: RecordsStore) -> tuple[list[Hold], list[str]]:
 
 
 def place_hold(store: RecordsStore, hold: Hold) -> None:
-    """Placed when it returns. One of the same name is replaced. Raises InvalidArgument for one that means nothing; as the store."""
+    """Placed when it returns. Raises InvalidArgument for one that means nothing, Conflict where there is one of that name; as the store."""
     if not _NAME.fullmatch(hold.name):
         raise InvalidArgument(f"the name {hold.name!r} of a hold is not up to 128 of A-Z a-z 0-9 . _ -, a letter or digit first")
     if hold.from_ns is not None and hold.to_ns is not None and hold.from_ns > hold.to_ns:
         raise InvalidArgument(f"the hold {hold.name} ends at {hold.to_ns} ns and begins later, at {hold.from_ns} ns; exchange them")
+    if _path(hold.name) in {file.path for file in store.list(HOLDS)}:
+        raise Conflict(f"there is a hold {hold.name!r}; take another name, or release it first: what only it holds may be purged then")
     store.write(_path(hold.name), json.dumps(asdict(hold), indent=1).encode() + b"\n")
 
 

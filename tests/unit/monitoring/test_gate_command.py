@@ -59,6 +59,13 @@ def test_the_report_is_written_and_told(repository: Path, tmp_path: Path) -> Non
     assert (report.verdict, report.data.labelled) == ("pass", 1500)
 
 
+def test_a_report_that_cannot_be_written_is_told_all_the_same(repository: Path, tmp_path: Path) -> None:
+    result = labelled(repository, "2", "--json", report=tmp_path / "none" / "report.json")
+    assert json.loads(result.stdout)["verdict"] == "pass"
+    assert isinstance(result.exception, HeadraceError)
+    assert "cannot write" in str(result.exception)
+
+
 def test_flags_go_over_the_file(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "gate.yaml").write_text(
         "stable: 3\nrows: 800\nlatency: {runs: 20, max_median_ratio: 99}\nmetrics: {accuracy: {min: 0.1}, f1: {min: 0.2}}\n")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.errors import InvalidArgument, NotFound
+from serve.errors import Conflict, InvalidArgument, NotFound
 from serve.recording.holds import Hold, is_held, lift_hold, place_hold, read_holds
 from serve.recording.home import Home
 from serve.recording.jobs import Keeping
@@ -59,12 +59,14 @@ def test_a_hold_holds_every_file_with_a_row_of_it(bounds: dict[str, Any], held: 
     assert is_held(part(2), [Hold(name="h", **bounds)]) == held
 
 
-def test_holds_are_placed_replaced_and_lifted(tmp_path: Path) -> None:
+def test_holds_are_placed_once_and_lifted(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     first = Hold(name="case-7", model="m", from_ns=5, to_ns=None, reason="case 7", by="ann", at_ns=9)
     second = Hold(name="all", reason="audit", by="bob", at_ns=10)
-    for hold in (first, second, first):
+    for hold in (first, second):
         place_hold(store, hold)
+    with pytest.raises(Conflict, match="there is a hold 'case-7'; take another name"):
+        place_hold(store, Hold(name="case-7", model="n"))
     assert read_holds(store) == ([second, first], [])
     lift_hold(store, "case-7")
     assert read_holds(store) == ([second], [])
