@@ -14,12 +14,12 @@ def _raw(message: bytes) -> bytes:
 
 
 def test_a_long_call_is_answered_to_its_end(server: RunningServer) -> None:
-    """8 MiB, faster than Python takes them."""
+    """More than the server's Python takes at once, and less than a client may leave unread: this one may be slower than the server."""
     host, port = server.grpc
     with grpc.insecure_channel(f"{host}:{port}") as channel:
         reflect = channel.stream_stream(REFLECTION, request_serializer=_raw, response_deserializer=_raw)
         question = b"\x22\xff\x3f" + b"x" * 8191            # file_containing_symbol: a long name
-        assert sum(1 for _ in reflect(question for _ in range(1000))) == 1000
+        assert sum(1 for _ in reflect(question for _ in range(450))) == 450
 
 
 def test_a_large_question_is_refused(server: RunningServer) -> None:
