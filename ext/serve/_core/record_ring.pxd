@@ -16,7 +16,7 @@ cdef cppclass RecordRing:
     uint64_t seen                       # the writer's last look at `read`
     uint64_t reserved                   # the writer: bytes promised to requests that run
     uint8_t[40] padding
-    atomic[int] busy_cpu                # the processor that the writer runs on, and 1; 0 while it waits. The writer's, for the reader's pace
+    atomic[int] busy_cpu                # the processor that the writer runs on, and 1; 0 while it waits. The writer's
     uint8_t[60] beside
     atomic[uint64_t] written            # bytes, ever; the writer's
     uint8_t[56] between

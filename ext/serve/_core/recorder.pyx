@@ -8,7 +8,7 @@ from serve._core.counters cimport counter_read
 from serve._core.memory cimport Slice, slice_make
 from serve._core.posix cimport now_ns, sched_getcpu
 from serve._core.record cimport *
-from serve._core.record_block cimport BlockBuffer, RecordBlocks, blocks_add, blocks_malformed, blocks_rows
+from serve._core.record_block cimport RecordBlocks, blocks_add, blocks_malformed, blocks_rows
 from serve._core.record_ring cimport (
     ring_free, ring_new, ring_oldest, ring_release, ring_used, ring_writer_runs, ring_writer_waits)
 
@@ -209,5 +209,3 @@ cdef int keep(KeptTensor* kept, tensor) except -1:
     kept.index, kept.max_row_bytes = tensor.index, tensor.max_row_bytes
     kept.has_dynamic_shape = -1 in tensor.shape
     return 0
-
-
