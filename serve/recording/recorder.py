@@ -271,7 +271,4 @@ def _age_s(since_ns: int | None, now_ns: int) -> float | None:
     return None if since_ns is None else max(0.0, (now_ns - since_ns) / 1e9)
 
 
-__all__ = [
-    "BEHIND", "BREATH_S", "BUSY_S", "FSYNC_NS", "IDLE_S", "LATE_NS", "MOST_REST_NS", "PATIENT_NICE", "WATCH_S", "Recorder",
-    "RecorderSettings",
-]
+__all__ = ["BEHIND", "BUSY_S", "FSYNC_NS", "IDLE_S", "LATE_NS", "PATIENT_NICE", "WATCH_S", "Recorder", "RecorderSettings"]
